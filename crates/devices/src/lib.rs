@@ -1,0 +1,1 @@
+//! SCSI logical units: the disk.

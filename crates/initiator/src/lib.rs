@@ -1,0 +1,1 @@
+//! The driver side: connects to a vhost-user SCSI socket and issues commands.

@@ -1,0 +1,2 @@
+//! Lunar.
+fn main() {}

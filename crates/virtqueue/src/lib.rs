@@ -1,0 +1,1 @@
+//! Virtqueues, both sides, and the guest memory map.
