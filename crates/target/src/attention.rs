@@ -1,0 +1,154 @@
+//! Unit attention conditions and the order in which a nexus hears of them.
+
+/// Something that an initiator must know before its next command is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnitAttention {
+    /// 29/00: the logical unit is new to this nexus.
+    PowerOn,
+    /// 29/03: LOGICAL UNIT RESET was performed.
+    LogicalUnitReset,
+    /// 29/07: the nexus was lost.
+    NexusLoss,
+    /// 2F/00: another initiator has cleared this one's commands.
+    CommandsCleared,
+    /// 28/00: the medium may have changed.
+    MediumChanged,
+    /// 2A/01: another initiator has changed mode parameters.
+    ModeParametersChanged,
+    /// 2A/09: the capacity has changed.
+    CapacityChanged,
+    /// 3F/0E: the LUNs behind the target have changed.
+    ReportedLunsChanged,
+}
+
+/// The rank of everything that is not a reset.
+const CHANGE: u8 = u8::MAX;
+
+impl UnitAttention {
+    /// ASC and ASCQ.
+    pub fn code(self) -> (u8, u8) {
+        match self {
+            UnitAttention::PowerOn => (0x29, 0x00),
+            UnitAttention::LogicalUnitReset => (0x29, 0x03),
+            UnitAttention::NexusLoss => (0x29, 0x07),
+            UnitAttention::CommandsCleared => (0x2F, 0x00),
+            UnitAttention::MediumChanged => (0x28, 0x00),
+            UnitAttention::ModeParametersChanged => (0x2A, 0x01),
+            UnitAttention::CapacityChanged => (0x2A, 0x09),
+            UnitAttention::ReportedLunsChanged => (0x3F, 0x0E),
+        }
+    }
+
+    /// SC-034: a lower rank is the graver reset and is heard first.
+    fn rank(self) -> u8 {
+        match self {
+            UnitAttention::PowerOn => 0,
+            UnitAttention::LogicalUnitReset => 1,
+            UnitAttention::NexusLoss => 2,
+            _ => CHANGE,
+        }
+    }
+}
+
+/// What one nexus has not heard yet, oldest first. A condition is in it once at most, which bounds it.
+#[derive(Debug, Default)]
+pub(crate) struct AttentionQueue(Vec<UnitAttention>);
+
+impl AttentionQueue {
+    /// Adds a condition. A reset makes everything that a lesser or older condition could say obsolete: the initiator
+    /// starts afresh.
+    pub(crate) fn raise(&mut self, attention: UnitAttention) {
+        let rank = attention.rank();
+        if rank == CHANGE {
+            if !self.0.contains(&attention) {
+                self.0.push(attention);
+            }
+            return;
+        }
+        let gravest = self.0.first().filter(|a| a.rank() <= rank).copied();
+        self.0.clear();
+        self.0.push(gravest.unwrap_or(attention));
+    }
+
+    /// Takes the one to report next.
+    pub(crate) fn take(&mut self) -> Option<UnitAttention> {
+        (!self.0.is_empty()).then(|| self.0.remove(0))
+    }
+
+    /// Drops a condition that the initiator has learnt of in another way.
+    pub(crate) fn clear(&mut self, attention: UnitAttention) {
+        self.0.retain(|a| *a != attention);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::UnitAttention::*;
+    use super::*;
+
+    const ALL: [UnitAttention; 8] = [
+        PowerOn,
+        LogicalUnitReset,
+        NexusLoss,
+        CommandsCleared,
+        MediumChanged,
+        ModeParametersChanged,
+        CapacityChanged,
+        ReportedLunsChanged,
+    ];
+
+    fn after(raised: &[UnitAttention]) -> Vec<UnitAttention> {
+        let mut queue = AttentionQueue::default();
+        for &attention in raised {
+            queue.raise(attention);
+        }
+        queue.0
+    }
+
+    #[test]
+    fn changes_are_heard_in_the_order_they_happened() {
+        let order = [CapacityChanged, ReportedLunsChanged, ModeParametersChanged];
+        assert_eq!(after(&order), order);
+    }
+
+    #[test]
+    fn a_reset_purges_what_came_before_it() {
+        assert_eq!(after(&[CapacityChanged, NexusLoss]), [NexusLoss]);
+        assert_eq!(after(&[NexusLoss, LogicalUnitReset]), [LogicalUnitReset]);
+    }
+
+    #[test]
+    fn the_graver_reset_stands_for_the_lesser() {
+        assert_eq!(after(&[PowerOn, LogicalUnitReset]), [PowerOn]);
+        assert_eq!(
+            after(&[LogicalUnitReset, CapacityChanged, NexusLoss]),
+            [LogicalUnitReset]
+        );
+    }
+
+    #[test]
+    fn a_change_after_a_reset_follows_it() {
+        assert_eq!(
+            after(&[PowerOn, CapacityChanged]),
+            [PowerOn, CapacityChanged]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_queue_is_bounded_and_starts_with_its_only_reset(raised in prop::collection::vec(prop::sample::select(&ALL[..]), 0..64)) {
+            let queue = after(&raised);
+            prop_assert!(queue.len() <= ALL.len());
+            for (i, attention) in queue.iter().enumerate() {
+                prop_assert!(!queue[..i].contains(attention));
+                prop_assert!(i == 0 || attention.rank() == CHANGE);
+            }
+            if let Some(last) = raised.last() {
+                prop_assert!(!queue.is_empty());
+                prop_assert!(last.rank() != CHANGE || queue.contains(last));
+            }
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What SAM keeps for every logical unit, shared by all reactors and nexuses.
+//!
+//! The data path asks one question per command, "is there anything for me?", and almost always the answer is no. So
+//! every change, whatever it is, moves one atomic number, the *epoch*; a reactor remembers in [`Seen`] up to which
+//! epoch it knows that nothing concerns its nexus, and takes the lock only when the two differ.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::attention::{AttentionQueue, UnitAttention};
+
+/// An I_T nexus: one initiator port (a controller, that is, one VM port) as this target sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NexusId(pub u32);
+
+/// Whom a unit attention concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Every nexus.
+    All,
+    /// One nexus.
+    Only(NexusId),
+    /// Every nexus but the one that caused it.
+    AllBut(NexusId),
+}
+
+impl Who {
+    fn includes(self, nexus: NexusId) -> bool {
+        match self {
+            Who::All => true,
+            Who::Only(only) => only == nexus,
+            Who::AllBut(but) => but != nexus,
+        }
+    }
+}
+
+/// The epoch up to which one reactor knows that a logical unit's state holds nothing for one nexus. A reactor keeps
+/// one for each pair of logical unit and nexus that it serves.
+#[derive(Debug, Default)]
+pub struct Seen(Cell<u64>);
+
+/// The part that every logical unit has: unit attentions and removal prevention per nexus, the changeable bits of
+/// the control mode page.
+#[derive(Debug)]
+pub struct LuState {
+    epoch: AtomicU64,
+    nexuses: Mutex<Vec<Nexus>>,
+    descriptor_sense: AtomicBool,
+    software_write_protect: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Nexus {
+    id: NexusId,
+    attentions: AttentionQueue,
+    prevents_removal: bool,
+}
+
+impl Default for LuState {
+    fn default() -> LuState {
+        LuState {
+            // Ahead of every fresh `Seen`, so that the first command looks.
+            epoch: AtomicU64::new(1),
+            nexuses: Mutex::default(),
+            descriptor_sense: AtomicBool::new(false),
+            software_write_protect: AtomicBool::new(false),
+        }
+    }
+}
+
+impl LuState {
+    /// A nexus can reach this unit from now on; 29/00 is the first thing it hears (SC-035). Nothing happens when it
+    /// could already.
+    pub fn add_nexus(&self, nexus: NexusId) {
+        self.change(|nexuses| {
+            if nexuses.iter().all(|n| n.id != nexus) {
+                let mut attentions = AttentionQueue::default();
+                attentions.raise(UnitAttention::PowerOn);
+                nexuses.push(Nexus {
+                    id: nexus,
+                    attentions,
+                    prevents_removal: false,
+                });
+            }
+        });
+    }
+
+    /// A nexus can no longer reach this unit: everything kept for it is forgotten.
+    pub fn remove_nexus(&self, nexus: NexusId) {
+        self.change(|nexuses| nexuses.retain(|n| n.id != nexus));
+    }
+
+    /// Queues a unit attention.
+    pub fn raise(&self, who: Who, attention: UnitAttention) {
+        self.change(|nexuses| {
+            for nexus in nexuses.iter_mut().filter(|n| who.includes(n.id)) {
+                nexus.attentions.raise(attention);
+            }
+        });
+    }
+
+    /// LOGICAL UNIT RESET: 29/03 for every nexus, the control mode page back to its defaults, removal allowed
+    /// (VS-054). The transport has ended the tasks before; it calls [`crate::LogicalUnit::reset`], which calls this.
+    pub fn reset(&self) {
+        self.descriptor_sense.store(false, Ordering::Relaxed);
+        self.software_write_protect.store(false, Ordering::Relaxed);
+        self.change(|nexuses| {
+            for nexus in nexuses.iter_mut() {
+                nexus.prevents_removal = false;
+                nexus.attentions.raise(UnitAttention::LogicalUnitReset);
+            }
+        });
+    }
+
+    /// The nexus was lost, or its device was reset: 29/07 for it, its removal prevention ends, other nexuses notice
+    /// nothing (VS-057).
+    pub fn nexus_loss(&self, nexus: NexusId) {
+        self.change(|nexuses| {
+            if let Some(nexus) = nexuses.iter_mut().find(|n| n.id == nexus) {
+                nexus.prevents_removal = false;
+                nexus.attentions.raise(UnitAttention::NexusLoss);
+            }
+        });
+    }
+
+    /// Whether nothing can concern this nexus, at the price of one atomic read.
+    #[inline]
+    pub fn is_quiet(&self, seen: &Seen) -> bool {
+        self.epoch.load(Ordering::Acquire) == seen.0.get()
+    }
+
+    /// Takes the oldest unit attention of a nexus. When there is none, `seen` remembers that.
+    pub fn take_attention(&self, nexus: NexusId, seen: &Seen) -> Option<UnitAttention> {
+        let mut nexuses = self.lock();
+        let attention = nexuses
+            .iter_mut()
+            .find(|n| n.id == nexus)
+            .and_then(|n| n.attentions.take());
+        if attention.is_none() {
+            // Under the lock nobody moves the epoch: what was read above is what it stands for.
+            seen.0.set(self.epoch.load(Ordering::Relaxed));
+        }
+        attention
+    }
+
+    /// Drops one kind of unit attention of a nexus (REPORT LUNS answers 3F/0E: SC-034).
+    pub fn clear_attention(&self, nexus: NexusId, attention: UnitAttention) {
+        if let Some(nexus) = self.lock().iter_mut().find(|n| n.id == nexus) {
+            nexus.attentions.clear(attention);
+        }
+    }
+
+    /// PREVENT ALLOW MEDIUM REMOVAL of one nexus. Whether it is known: an unknown one cannot hold a prevention.
+    pub fn prevent_removal(&self, nexus: NexusId, prevent: bool) -> bool {
+        match self.lock().iter_mut().find(|n| n.id == nexus) {
+            Some(nexus) => {
+                nexus.prevents_removal = prevent;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether any nexus prevents removal.
+    pub fn removal_prevented(&self) -> bool {
+        self.lock().iter().any(|n| n.prevents_removal)
+    }
+
+    /// D_SENSE of the control mode page: sense data goes out in descriptor format.
+    #[inline]
+    pub fn descriptor_sense(&self) -> bool {
+        self.descriptor_sense.load(Ordering::Relaxed)
+    }
+
+    /// Sets D_SENSE.
+    pub fn set_descriptor_sense(&self, on: bool) {
+        self.descriptor_sense.store(on, Ordering::Relaxed);
+    }
+
+    /// SWP of the control mode page: the initiator has asked that writes be refused.
+    #[inline]
+    pub fn software_write_protect(&self) -> bool {
+        self.software_write_protect.load(Ordering::Relaxed)
+    }
+
+    /// Sets SWP.
+    pub fn set_software_write_protect(&self, on: bool) {
+        self.software_write_protect.store(on, Ordering::Relaxed);
+    }
+
+    /// Changes the state and then moves the epoch, so that whoever reads the new epoch finds the change.
+    fn change(&self, change: impl FnOnce(&mut Vec<Nexus>)) {
+        let mut nexuses = self.lock();
+        change(&mut nexuses);
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Nexus>> {
+        // The closures above leave the list whole at every step: a panic elsewhere in the process is no reason to
+        // lose the unit.
+        self.nexuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NexusId = NexusId(1);
+    const B: NexusId = NexusId(2);
+
+    /// Everything pending for a nexus, in order.
+    fn drain(state: &LuState, nexus: NexusId) -> Vec<UnitAttention> {
+        let seen = Seen::default();
+        std::iter::from_fn(|| state.take_attention(nexus, &seen)).collect()
+    }
+
+    #[test]
+    fn a_new_nexus_hears_power_on_once() {
+        let state = LuState::default();
+        state.add_nexus(A);
+        state.add_nexus(A);
+        assert_eq!(drain(&state, A), [UnitAttention::PowerOn]);
+        state.add_nexus(A);
+        assert_eq!(drain(&state, A), []);
+    }
+
+    #[test]
+    fn the_unit_is_quiet_only_after_the_queue_was_seen_empty() {
+        let state = LuState::default();
+        state.add_nexus(A);
+        let seen = Seen::default();
+        assert!(!state.is_quiet(&seen));
+        assert!(state.take_attention(A, &seen).is_some());
+        assert!(!state.is_quiet(&seen), "there might have been a second one");
+        assert!(state.take_attention(A, &seen).is_none());
+        assert!(state.is_quiet(&seen));
+        state.raise(Who::AllBut(A), UnitAttention::ModeParametersChanged);
+        assert!(!state.is_quiet(&seen), "every change moves the epoch");
+        assert!(state.take_attention(A, &seen).is_none());
+        assert!(state.is_quiet(&seen));
+    }
+
+    #[test]
+    fn an_attention_reaches_those_it_concerns() {
+        let state = LuState::default();
+        for nexus in [A, B] {
+            state.add_nexus(nexus);
+            drain(&state, nexus);
+        }
+        state.raise(Who::AllBut(A), UnitAttention::ModeParametersChanged);
+        state.raise(Who::Only(A), UnitAttention::CommandsCleared);
+        state.raise(Who::All, UnitAttention::CapacityChanged);
+        assert_eq!(
+            drain(&state, A),
+            [
+                UnitAttention::CommandsCleared,
+                UnitAttention::CapacityChanged
+            ]
+        );
+        assert_eq!(
+            drain(&state, B),
+            [
+                UnitAttention::ModeParametersChanged,
+                UnitAttention::CapacityChanged
+            ]
+        );
+    }
+
+    #[test]
+    fn reset_tells_everyone_and_restores_the_defaults() {
+        let state = LuState::default();
+        for nexus in [A, B] {
+            state.add_nexus(nexus);
+            drain(&state, nexus);
+        }
+        state.set_descriptor_sense(true);
+        state.set_software_write_protect(true);
+        assert!(state.prevent_removal(A, true));
+        state.reset();
+        assert!(!state.descriptor_sense());
+        assert!(!state.software_write_protect());
+        assert!(!state.removal_prevented());
+        for nexus in [A, B] {
+            assert_eq!(drain(&state, nexus), [UnitAttention::LogicalUnitReset]);
+        }
+    }
+
+    #[test]
+    fn nexus_loss_concerns_that_nexus_alone() {
+        let state = LuState::default();
+        for nexus in [A, B] {
+            state.add_nexus(nexus);
+            drain(&state, nexus);
+            assert!(state.prevent_removal(nexus, true));
+        }
+        state.nexus_loss(A);
+        assert_eq!(drain(&state, A), [UnitAttention::NexusLoss]);
+        assert_eq!(drain(&state, B), []);
+        assert!(state.removal_prevented(), "B still prevents it");
+        state.remove_nexus(B);
+        assert!(!state.removal_prevented());
+    }
+}
