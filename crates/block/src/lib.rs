@@ -1,63 +1,53 @@
 //! Images: where a logical unit's blocks live.
 //!
-//! An image has two faces. The *control handle*, [`Image`], is shared by every thread: what the image is, how to
-//! flush, resize or close it. From it each reactor opens a *data handle*, [`DataHandle`], which belongs to that
-//! thread alone and starts operations on it without locks or allocation.
-#![allow(
-    clippy::unimplemented,
-    missing_docs,
-    unused_variables,
-    reason = "SKELETON: replace"
-)]
+//! An image has two faces. The *control handle*, [`Image`], is shared by every thread: what the image is, its
+//! statistics, and closing it. From it each reactor opens a *data handle*, [`DataHandle`], which belongs to that
+//! thread alone and starts operations on it without locks or allocation. [`open_node`] makes an image from a
+//! [`Driver`] and the [`NodeOptions`] that apply to all drivers.
+//!
+//! # The central type
+//! [`Op`], one operation on one image: read, write, flush, discard or write zeroes. It lives in the caller's request
+//! slot and is driven by two calls. [`DataHandle::start`] either answers at once or says [`Progress::Pending`]; then
+//! the application receives the operation's token and calls [`DataHandle::resume`], which again answers or goes on.
+//! [`run`] does the same from a task.
+//!
+//! # Who promises what
+//! *The caller* checks that `offset + len` does not pass [`Info::size`], that the buffer is exactly as long as the
+//! operation, keeps both alive until `Done`, and orders operations that overlap (SAM leaves that to the initiator).
+//! *The image* accepts every offset and length that is a multiple of 512, every alignment of memory, and every length
+//! of the scatter-gather list; what does not suit the medium is bounced and counted in [`Stats::bounces`]. A range
+//! past the end, which only a mistake of the caller produces, is [`Error::OutOfRange`] or a host error; it is never
+//! memory-unsafe.
+//! A failed operation may have been carried out in part. An operation that has been completed is seen by every later
+//! one, from whichever reactor; it is durable after a later flush, or at once with `fua`.
+//!
+//! # Threading
+//! `Arc<dyn Image>` goes anywhere. `Rc<dyn DataHandle>` stays on its reactor. Opening and closing an image blocks and
+//! belongs to the control thread.
+//!
+//! # Errors
+//! [`Error`] for everything. An image that cannot be opened explains itself in one line: the file, what is wrong with
+//! it, and what to do. Sense data is made elsewhere, in one place.
+
+mod filter;
+mod memory;
+mod node;
+mod null;
+mod op;
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use lunar_reactor::{Handle, Token};
-use lunar_sgl::Sgl;
 
-/// What an operation does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpKind {
-    /// Data from the image into the buffer.
-    Read,
-    /// Data from the buffer into the image; `fua` = on stable storage before it completes.
-    Write { fua: bool },
-    /// Everything completed before is on stable storage when it completes.
-    Flush,
-    /// The range need not be kept; it reads afterwards as [`Info::discard_zeroes`] says. May do nothing.
-    Discard,
-    /// The range reads as zeroes afterwards; with `unmap` its space may be given back, without it stays provisioned.
-    WriteZeroes { unmap: bool, fua: bool },
-}
-
-/// One operation on an image. Offsets and lengths are in bytes.
-///
-/// The caller has checked that `offset + len` does not pass [`Info::size`] and that both are multiples of the
-/// *logical unit's* block size (512 at least). The buffer's length equals `len` for reads and writes. The image must
-/// cope with any buffer alignment and with a stricter alignment of its own ([`Info::request_align`] is advice).
-#[derive(Clone, Copy, Debug)]
-pub struct Op {
-    pub kind: OpKind,
-    pub offset: u64,
-    pub len: u64,
-    pub data: Sgl,
-    /// Bytes done so far: the data handle's own note between `start` and `resume`.
-    pub done: u64,
-}
-
-/// Whether an operation is over.
-#[derive(Debug)]
-#[must_use]
-pub enum Progress {
-    Done(Result<(), Error>),
-    /// The application will get `token` in [`lunar_reactor::App::complete`] and must then call [`DataHandle::resume`].
-    Pending,
-}
+pub use filter::Stats;
+pub use node::{CacheMode, DetectZeroes, Driver, Locking, NodeOptions, open_node};
+pub use op::{Op, OpKind, Progress};
 
 /// One reactor's way to an image.
 pub trait DataHandle {
-    /// Starts `op`. `op` and its buffer must stay valid until `Done` has been returned from here or from `resume`.
+    /// Starts `op`, which must be new ([`Op::new`]). The operation and its buffer must stay valid until `Done` has been
+    /// returned from here or from [`DataHandle::resume`]; until then the operation belongs to the handle, which may
+    /// rewrite it, so a caller that may want to repeat it keeps a copy.
     fn start(&self, op: &mut Op, token: Token) -> Progress;
 
     /// `token` has completed with `result`: finishes the operation or starts its next step under the same token.
@@ -65,27 +55,57 @@ pub trait DataHandle {
 }
 
 /// Runs one operation from a task, through any data handle.
-pub async fn run(reactor: &Handle, io: &Rc<dyn DataHandle>, op: Op) -> Result<(), Error> {
-    unimplemented!()
+///
+/// The future must be driven to its end: dropping it early would end the caller's hold on the buffer while the kernel
+/// may still use it.
+///
+/// # Errors
+/// As the image's.
+pub async fn run(reactor: &Handle, io: &Rc<dyn DataHandle>, mut op: Op) -> Result<(), Error> {
+    let mut completion = reactor.awaitable();
+    let mut progress = io.start(&mut op, completion.token());
+    loop {
+        match progress {
+            Progress::Done(result) => return result,
+            Progress::Pending => {
+                let result = completion.result().await;
+                progress = io.resume(&mut op, completion.token(), result);
+            }
+        }
+    }
 }
 
 /// The shared face of an image. `Arc<dyn Image>` is what a drive or a `--blockdev` node is.
 pub trait Image: Send + Sync + std::fmt::Debug {
     /// What the image is now.
     fn info(&self) -> Info;
+
     /// Opens the data handle for one reactor (called on the reactor's thread).
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the reactor cannot take the file.
     fn open(&self, reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error>;
+
+    /// What has been done through all data handles since the image was opened.
+    fn stats(&self) -> Stats;
+
     /// Makes everything durable and releases the image's lock; called once, when no data handle is left. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::NoSpace`]: something that was written may not be durable. The lock is released all the
+    /// same.
     fn close(&self) -> Result<(), Error>;
 }
 
 /// What an image is.
 #[derive(Clone, Debug)]
 pub struct Info {
-    /// Bytes.
+    /// Bytes, a multiple of 512: a file whose length is not is read as if zeroes followed, up to the next multiple.
     pub size: u64,
+    /// Writes, discards and write-zeroes are refused with [`Error::ReadOnly`].
     pub read_only: bool,
-    /// Requests aligned to this many bytes are served without a bounce (O_DIRECT), a power of two.
+    /// Requests whose offset, length and segments are multiples of this many bytes (a power of two) are served without a
+    /// bounce; 1 without `O_DIRECT`.
     pub request_align: u32,
     /// The unit in which space is allocated or freed (cluster, file-system block), a hint for VPD B0.
     pub discard_granularity: u32,
@@ -106,10 +126,16 @@ pub enum Error {
     /// No space is left for the write.
     #[error("no space left on the device")]
     NoSpace,
+    /// The operation would modify an image that was opened read-only.
     #[error("the image is read-only")]
     ReadOnly,
+    /// The operation reaches past the end of the image, or its buffer is too short.
+    #[error("the operation reaches past the end of the image")]
+    OutOfRange,
+    /// The host failed the operation: what it said, and its error number.
     #[error("{0}")]
     Io(String, /** errno */ i32),
+    /// The image has no such operation.
     #[error("not supported by this image")]
     Unsupported,
     /// The image cannot be opened: the message names the file, what is wrong, and the remedy.
@@ -117,50 +143,28 @@ pub enum Error {
     Open(String),
 }
 
-/// How an image is opened (drive options and block nodes both end here); see [`open_node`].
-#[derive(Clone, Debug)]
-pub struct NodeOptions {
-    pub read_only: bool,
-    pub direct: bool,
-    pub no_flush: bool,
-    pub discard_unmap: bool,
-    pub detect_zeroes: DetectZeroes,
-    pub force_share: bool,
-    pub locking: bool,
+impl Error {
+    /// The error that the host calls `errno`.
+    pub fn from_errno(errno: i32) -> Error {
+        match errno {
+            libc::ENOSPC | libc::EDQUOT => Error::NoSpace,
+            _ => Error::Io(std::io::Error::from_raw_os_error(errno).to_string(), errno),
+        }
+    }
 }
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DetectZeroes {
-    Off,
-    On,
-    Unmap,
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Error {
+        match error.raw_os_error() {
+            Some(errno) => Error::from_errno(errno),
+            None if error.kind() == std::io::ErrorKind::StorageFull => Error::NoSpace,
+            None => Error::Io(error.to_string(), libc::EIO),
+        }
+    }
 }
-/// A driver and its own options.
-#[derive(Clone, Debug)]
-pub enum Driver {
-    File {
-        filename: std::path::PathBuf,
-    },
-    HostDevice {
-        filename: std::path::PathBuf,
-    },
-    Raw {
-        file: Arc<dyn Image>,
-        offset: u64,
-        size: Option<u64>,
-    },
-    Qcow2 {
-        file: std::path::PathBuf,
-    },
-    Null {
-        size: u64,
-        read_zeroes: bool,
-        latency_ns: u64,
-    },
-    Memory {
-        size: u64,
-    },
-}
-/// Opens a node.
-pub fn open_node(driver: Driver, options: &NodeOptions) -> Result<Arc<dyn Image>, Error> {
-    unimplemented!()
+
+impl From<rustix::io::Errno> for Error {
+    fn from(errno: rustix::io::Errno) -> Error {
+        Error::from_errno(errno.raw_os_error())
+    }
 }

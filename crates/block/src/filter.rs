@@ -1,0 +1,182 @@
+//! What every image does to an operation before its own driver sees it: read-only, discard, detect-zeroes and
+//! no-flush, and the counting.
+//!
+//! These are options of a block node, not nodes of their own: a filter that is a wrapper around a data handle would
+//! cost every operation another indirect call. [`Gate`] is a plain struct inside each data handle instead.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::{DetectZeroes, Error, NodeOptions, Op, OpKind, Progress};
+
+/// The options of a node that rewrite operations.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    pub read_only: bool,
+    pub no_flush: bool,
+    /// `discard=unmap`, and the driver can.
+    pub unmap: bool,
+    pub detect_zeroes: DetectZeroes,
+}
+
+impl Policy {
+    pub fn new(options: &NodeOptions, can_discard: bool) -> Policy {
+        Policy {
+            read_only: options.read_only,
+            no_flush: options.no_flush,
+            unmap: options.discard_unmap && can_discard && !options.read_only,
+            detect_zeroes: options.detect_zeroes,
+        }
+    }
+
+    /// Rewrites `op` as the options say. `Some` when nothing is left to do.
+    #[inline]
+    fn apply(&self, op: &mut Op) -> Option<Result<(), Error>> {
+        match &mut op.kind {
+            OpKind::Read => (op.len == 0).then_some(Ok(())),
+            // Nothing can be pending in an image that nobody has written to.
+            OpKind::Flush => (self.no_flush || self.read_only).then_some(Ok(())),
+            _ if self.read_only => Some(Err(Error::ReadOnly)),
+            _ if op.len == 0 => Some(Ok(())),
+            OpKind::Write { fua } => {
+                *fua &= !self.no_flush;
+                if self.detect_zeroes != DetectZeroes::Off && op.data.is_zero() {
+                    op.kind = OpKind::WriteZeroes {
+                        unmap: self.unmap && self.detect_zeroes == DetectZeroes::Unmap,
+                        fua: *fua,
+                    };
+                }
+                None
+            }
+            OpKind::Discard => (!self.unmap).then_some(Ok(())),
+            OpKind::WriteZeroes { unmap, fua } => {
+                *unmap &= self.unmap;
+                *fua &= !self.no_flush;
+                None
+            }
+        }
+    }
+}
+
+/// What was done to an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Reads started.
+    pub reads: u64,
+    /// Bytes they asked for.
+    pub read_bytes: u64,
+    /// Writes started.
+    pub writes: u64,
+    /// Bytes they carried.
+    pub written_bytes: u64,
+    /// Flushes started, those that `cache.no-flush` drops included.
+    pub flushes: u64,
+    /// Discards and write-zeroes started.
+    pub discards: u64,
+    /// Operations of any kind that failed.
+    pub errors: u64,
+    /// Operations that went through a buffer of our own because the guest's did not suit `O_DIRECT`.
+    pub bounces: u64,
+}
+
+/// The counters of one data handle: one thread writes them, any thread may look.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    reads: AtomicU64,
+    read_bytes: AtomicU64,
+    writes: AtomicU64,
+    written_bytes: AtomicU64,
+    flushes: AtomicU64,
+    discards: AtomicU64,
+    errors: AtomicU64,
+    bounces: AtomicU64,
+}
+
+/// A load and a store, because only one thread counts: no locked instruction on the way of an operation.
+#[inline]
+fn add(counter: &AtomicU64, n: u64) {
+    let new = counter.load(Ordering::Relaxed).wrapping_add(n);
+    counter.store(new, Ordering::Relaxed);
+}
+
+/// All counters of an image.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// One entry per data handle ever opened; an image sees few of them, so a closed one simply stays.
+    handles: Mutex<Vec<Arc<Counters>>>,
+}
+
+impl Ledger {
+    pub fn total(&self) -> Stats {
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = |field: fn(&Counters) -> &AtomicU64| {
+            handles
+                .iter()
+                .map(|c| field(c).load(Ordering::Relaxed))
+                .sum()
+        };
+        Stats {
+            reads: sum(|c| &c.reads),
+            read_bytes: sum(|c| &c.read_bytes),
+            writes: sum(|c| &c.writes),
+            written_bytes: sum(|c| &c.written_bytes),
+            flushes: sum(|c| &c.flushes),
+            discards: sum(|c| &c.discards),
+            errors: sum(|c| &c.errors),
+            bounces: sum(|c| &c.bounces),
+        }
+    }
+
+    /// The gate of a new data handle.
+    pub fn gate(&self, policy: Policy) -> Gate {
+        let counters = Arc::new(Counters::default());
+        self.handles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&counters));
+        Gate { policy, counters }
+    }
+}
+
+/// The door of a data handle: every operation enters through [`Gate::admit`] and leaves through [`Gate::done`].
+#[derive(Clone, Debug)]
+pub(crate) struct Gate {
+    policy: Policy,
+    counters: Arc<Counters>,
+}
+
+impl Gate {
+    /// Counts and filters `op`. `Some` when it is over already.
+    #[inline]
+    pub fn admit(&self, op: &mut Op) -> Option<Progress> {
+        let c = &*self.counters;
+        match op.kind {
+            OpKind::Read => {
+                add(&c.reads, 1);
+                add(&c.read_bytes, op.len);
+            }
+            OpKind::Write { .. } => {
+                add(&c.writes, 1);
+                add(&c.written_bytes, op.len);
+            }
+            OpKind::Flush => add(&c.flushes, 1),
+            OpKind::Discard | OpKind::WriteZeroes { .. } => add(&c.discards, 1),
+        }
+        self.policy.apply(op).map(|result| self.done(result))
+    }
+
+    /// The operation is over.
+    #[inline]
+    pub fn done(&self, result: Result<(), Error>) -> Progress {
+        if result.is_err() {
+            add(&self.counters.errors, 1);
+        }
+        Progress::Done(result)
+    }
+
+    /// An operation needs a buffer of our own.
+    pub fn bounced(&self) {
+        add(&self.counters.bounces, 1);
+    }
+}

@@ -1,0 +1,194 @@
+//! `memory`: a RAM disk, shared by all reactors and gone with the process.
+//!
+//! The bytes live in one anonymous mapping that the kernel fills page by page, so a disk costs what was written to it.
+//! All operations are copies and complete at once. Two reactors may touch the same bytes together: they then race as
+//! two queues of a real disk do, each byte being old or new.
+#![allow(
+    unsafe_code,
+    reason = "the disk is one mapping that all reactors copy from and to without a lock"
+)]
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lunar_reactor::{Handle, Token};
+use lunar_sgl::Sgl;
+use rustix::mm;
+
+use crate::filter::{Gate, Ledger, Policy};
+use crate::{DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Stats};
+
+/// The image.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    pages: Arc<Pages>,
+    policy: Policy,
+    ledger: Ledger,
+}
+
+/// Opens a RAM disk of `size` bytes.
+pub(crate) fn open(size: u64, options: &NodeOptions) -> Result<Arc<dyn Image>, Error> {
+    Ok(Arc::new(Memory {
+        pages: Arc::new(Pages::new(size)?),
+        policy: Policy::new(options, true),
+        ledger: Ledger::default(),
+    }))
+}
+
+impl Image for Memory {
+    fn info(&self) -> Info {
+        Info {
+            size: self.pages.len as u64,
+            read_only: self.policy.read_only,
+            request_align: 1,
+            discard_granularity: u32::try_from(self.pages.page).unwrap_or(4096),
+            can_discard: self.policy.unmap,
+            discard_zeroes: self.policy.unmap,
+            flushes: !self.policy.no_flush,
+            name: "memory".into(),
+        }
+    }
+
+    fn open(&self, _reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
+        Ok(Rc::new(MemoryHandle {
+            pages: Arc::clone(&self.pages),
+            gate: self.ledger.gate(self.policy),
+        }))
+    }
+
+    fn stats(&self) -> Stats {
+        self.ledger.total()
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+struct MemoryHandle {
+    pages: Arc<Pages>,
+    gate: Gate,
+}
+
+impl DataHandle for MemoryHandle {
+    fn start(&self, op: &mut Op, _token: Token) -> Progress {
+        if let Some(over) = self.gate.admit(op) {
+            return over;
+        }
+        self.gate.done(match op.kind {
+            OpKind::Read => self.pages.read(op.offset, op.data),
+            OpKind::Write { .. } => self.pages.write(op.offset, op.data),
+            OpKind::Flush => Ok(()),
+            // A page that reads as zeroes has no better form than none at all, so `unmap` makes no difference here.
+            OpKind::Discard | OpKind::WriteZeroes { .. } => self.pages.zero(op.offset, op.len),
+        })
+    }
+
+    fn resume(&self, _op: &mut Op, _token: Token, _result: i32) -> Progress {
+        // `start` never waits, so there is nothing that could be resumed.
+        self.gate.done(Err(Error::Unsupported))
+    }
+}
+
+/// The mapping. All access is by copying through raw pointers; no reference to the bytes ever exists.
+#[derive(Debug)]
+struct Pages {
+    base: NonNull<u8>,
+    len: usize,
+    page: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and is accessed by raw copies only.
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    fn new(size: u64) -> Result<Pages, Error> {
+        let fail = |what: &str| {
+            Error::Open(format!(
+                "memory: a disk of {size} bytes {what}; choose a smaller size="
+            ))
+        };
+        let len = usize::try_from(size).map_err(|_| fail("does not fit the address space"))?;
+        if len == 0 || len % 512 != 0 {
+            return Err(Error::Open(format!(
+                "memory: size={size} is not a positive multiple of 512"
+            )));
+        }
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice.
+        let base = unsafe {
+            mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                len,
+                mm::ProtFlags::READ | mm::ProtFlags::WRITE,
+                mm::MapFlags::PRIVATE | mm::MapFlags::NORESERVE,
+            )
+        }
+        .map_err(|e| fail(&format!("cannot be mapped: {e}")))?;
+        Ok(Pages {
+            base: NonNull::new(base.cast()).ok_or_else(|| fail("was mapped at address 0"))?,
+            len,
+            page: rustix::param::page_size(),
+        })
+    }
+
+    /// The address of `offset..offset + len`, when that is inside.
+    fn at(&self, offset: u64, len: usize) -> Result<*mut u8, Error> {
+        let start = usize::try_from(offset).map_err(|_| Error::OutOfRange)?;
+        match start.checked_add(len) {
+            Some(end) if end <= self.len => Ok(self.base.as_ptr().wrapping_add(start)),
+            _ => Err(Error::OutOfRange),
+        }
+    }
+
+    fn read(&self, offset: u64, data: Sgl) -> Result<(), Error> {
+        let mut from = self.at(offset, data.len())?;
+        for s in data.segments() {
+            // SAFETY: the segments sum to `data.len()`, which `at` has found inside the mapping; the list's creator
+            // promises that each segment is writable. `copy`, because a guest's memory and ours never are but might
+            // be made to overlap by a caller.
+            unsafe { std::ptr::copy(from, s.iov_base.cast(), s.iov_len) };
+            from = from.wrapping_add(s.iov_len);
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: Sgl) -> Result<(), Error> {
+        let mut to = self.at(offset, data.len())?;
+        for s in data.segments() {
+            // SAFETY: as in `read`, the other way round.
+            unsafe { std::ptr::copy(s.iov_base.cast_const().cast(), to, s.iov_len) };
+            to = to.wrapping_add(s.iov_len);
+        }
+        Ok(())
+    }
+
+    /// Whole pages go back to the kernel, which gives zeroes for them; the ends of the range are overwritten.
+    fn zero(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let len = usize::try_from(len).map_err(|_| Error::OutOfRange)?;
+        let start = self.at(offset, len)?;
+        let head = start.align_offset(self.page).min(len);
+        let whole = (len - head) / self.page * self.page;
+        let middle = start.wrapping_add(head);
+        let tail = middle.wrapping_add(whole);
+        // SAFETY: head, middle and tail make up `offset..offset + len`, which `at` has found inside the mapping.
+        unsafe {
+            std::ptr::write_bytes(start, 0, head);
+            std::ptr::write_bytes(tail, 0, len - head - whole);
+            if whole > 0 {
+                mm::madvise(middle.cast::<c_void>(), whole, mm::Advice::LinuxDontNeed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: nobody is left who could use the mapping. A failure would leak address space, no more.
+        let _ = unsafe { mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
