@@ -1,0 +1,422 @@
+//! The reactor's behaviour, through its public interface.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "test helpers fail by panicking"
+)]
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use lunar_reactor::{AlignedBuf, App, Config, Handle, IoBuf, Syscall, Thread, Token, Watch, spawn};
+use lunar_sgl::Sgl;
+
+type Job = Box<dyn FnOnce(&mut Bench) + Send>;
+
+/// An application that runs closures sent to it and remembers what it was told.
+struct Bench {
+    handle: Handle,
+    completed: Sender<(u64, i32)>,
+    ready: Sender<u64>,
+    watches: Vec<Watch>,
+    work: VecDeque<u32>,
+}
+
+impl App for Bench {
+    type Message = Job;
+
+    fn message(&mut self, job: Job) {
+        job(self);
+    }
+    fn complete(&mut self, token: Token, result: i32) {
+        let _ = self.completed.send((token.0, result));
+    }
+    fn ready(&mut self, token: Token) {
+        let _ = self.ready.send(token.0);
+    }
+    fn poll(&mut self) -> bool {
+        self.work.pop_front().is_some()
+    }
+    fn flush(&mut self) {}
+    fn arm(&mut self) -> bool {
+        !self.work.is_empty()
+    }
+    fn disarm(&mut self) {}
+}
+
+struct Fixture {
+    thread: Option<Thread<Job>>,
+    completed: Receiver<(u64, i32)>,
+    ready: Receiver<u64>,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        let (completed, completed_rx) = channel();
+        let (ready, ready_rx) = channel();
+        let thread = spawn(Config::default(), move |handle| Bench {
+            handle,
+            completed,
+            ready,
+            watches: Vec::new(),
+            work: VecDeque::new(),
+        })
+        .unwrap();
+        Fixture {
+            thread: Some(thread),
+            completed: completed_rx,
+            ready: ready_rx,
+        }
+    }
+
+    fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Bench) -> T + Send + 'static) -> T {
+        let (tx, rx) = channel();
+        let sent =
+            self.thread
+                .as_ref()
+                .unwrap()
+                .remote()
+                .send(Box::new(move |bench: &mut Bench| {
+                    let _ = tx.send(job(bench));
+                }));
+        assert!(sent);
+        rx.recv_timeout(Duration::from_secs(20)).unwrap()
+    }
+
+    /// Runs a future to its end on the reactor.
+    fn block_on<T: Send + 'static, F: Future<Output = T> + 'static>(
+        &self,
+        make: impl FnOnce(Handle) -> F + Send + 'static,
+    ) -> T {
+        let (tx, rx) = channel();
+        self.run(move |bench| {
+            let future = make(bench.handle.clone());
+            bench.handle.spawn(async move {
+                let _ = tx.send(future.await);
+            });
+        });
+        rx.recv_timeout(Duration::from_secs(20)).unwrap()
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        assert!(
+            self.thread.take().unwrap().stop(),
+            "the reactor thread panicked"
+        );
+    }
+}
+
+fn file_with(content: &[u8]) -> OwnedFd {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(content).unwrap();
+    file.into()
+}
+
+#[test]
+fn a_direct_read_completes_with_the_count_and_fills_the_memory() {
+    let fixture = Fixture::new();
+    let fd = file_with(&[7u8; 8192]);
+    let memory: &'static mut [u8] = Box::leak(vec![0u8; 4096].into_boxed_slice());
+    let addr = memory.as_mut_ptr().expose_provenance();
+    fixture.run(move |bench| {
+        let file = bench.handle.register(fd);
+        let base: *mut u8 = std::ptr::with_exposed_provenance_mut(addr);
+        let segments: &'static [libc::iovec] = Box::leak(Box::new([
+            libc::iovec {
+                iov_base: base.cast(),
+                iov_len: 1024,
+            },
+            libc::iovec {
+                iov_base: base.wrapping_add(1024).cast(),
+                iov_len: 3072,
+            },
+        ]));
+        // SAFETY: memory and array are leaked.
+        #[allow(unsafe_code, reason = "a test's stand-in for guest memory")]
+        let data = unsafe { Sgl::from_raw(segments, 4096) };
+        bench.handle.submit(
+            &file,
+            Syscall::Read {
+                data,
+                offset: 4096,
+                rw_flags: 0,
+            },
+            Token(42),
+        );
+    });
+    assert_eq!(
+        fixture
+            .completed
+            .recv_timeout(Duration::from_secs(20))
+            .unwrap(),
+        (42, 4096)
+    );
+    assert_eq!(memory[0], 7);
+    assert_eq!(memory[4095], 7);
+}
+
+#[test]
+fn awaited_operations_write_sync_and_read_back() {
+    let fixture = Fixture::new();
+    let fd = file_with(&[]);
+    let back = fixture.block_on(move |handle| async move {
+        let file = handle.register(fd);
+        handle.allocate(&file, 0, 0, 4096).await.unwrap();
+        let mut buf = AlignedBuf::new(4096, 4096);
+        assert_eq!(buf.as_ptr().addr() % 4096, 0);
+        buf.fill(0x5A);
+        let (count, _) = handle.write(&file, IoBuf::Owned(buf), 0, 0).await;
+        assert_eq!(count.unwrap(), 4096);
+        handle.sync(&file, true).await.unwrap();
+        let (count, buf) = handle
+            .read(&file, IoBuf::Owned(AlignedBuf::new(8192, 512)), 0, 0)
+            .await;
+        let IoBuf::Owned(buf) = buf else {
+            panic!("another buffer came back")
+        };
+        (count.unwrap(), buf.to_vec())
+    });
+    assert_eq!(back.0, 4096, "a read over the end of the file is short");
+    assert!(back.1[..4096].iter().all(|&b| b == 0x5A) && back.1[4096..].iter().all(|&b| b == 0));
+}
+
+#[test]
+fn an_error_is_the_kernels_errno() {
+    let fixture = Fixture::new();
+    let (_read_end, write_end) = std::io::pipe().unwrap();
+    let error = fixture.block_on(move |handle| async move {
+        let file = handle.register(write_end.into());
+        handle.allocate(&file, 0, 0, 4096).await.unwrap_err()
+    });
+    assert_eq!(error.raw_os_error(), Some(libc::ESPIPE));
+}
+
+#[test]
+fn a_dropped_future_leaves_its_memory_to_the_kernel() {
+    let fixture = Fixture::new();
+    let (read_end, mut write_end) = std::io::pipe().unwrap();
+    let read_end = OwnedFd::from(read_end);
+    fixture.block_on(move |handle| async move {
+        let file = handle.register(read_end);
+        {
+            let read = handle.read(&file, IoBuf::Owned(AlignedBuf::new(16, 1)), u64::MAX, 0);
+            let mut read = Box::pin(read);
+            // Polled once, so that the operation is under way; then dropped.
+            std::future::poll_fn(|cx| {
+                assert!(read.as_mut().poll(cx).is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
+        }
+        handle.yield_now().await;
+    });
+    write_end.write_all(b"late bytes").unwrap();
+    // Stopping waits for the orphan; the buffer was still its own (an address sanitizer would see otherwise).
+}
+
+#[test]
+fn many_more_operations_than_ring_entries_all_complete() {
+    let fixture = Fixture::new();
+    let fd = file_with(&[1u8; 4096]);
+    fixture.run(move |bench| {
+        let file = bench.handle.register(fd);
+        for i in 0..5000 {
+            bench
+                .handle
+                .submit(&file, Syscall::Sync { data_only: true }, Token(i));
+        }
+    });
+    let mut seen: Vec<u64> = (0..5000)
+        .map(|_| {
+            fixture
+                .completed
+                .recv_timeout(Duration::from_secs(20))
+                .unwrap()
+        })
+        .map(|(t, r)| {
+            assert_eq!(r, 0);
+            t
+        })
+        .collect();
+    seen.sort_unstable();
+    assert!(seen.into_iter().eq(0..5000));
+}
+
+#[test]
+fn delivered_results_reach_the_application_and_awaitables() {
+    let fixture = Fixture::new();
+    fixture.run(|bench| bench.handle.deliver(Token(5), -5));
+    assert_eq!(
+        fixture
+            .completed
+            .recv_timeout(Duration::from_secs(20))
+            .unwrap(),
+        (5, -5)
+    );
+
+    let results = fixture.block_on(|handle| async move {
+        let mut awaitable = handle.awaitable();
+        let stale = { handle.awaitable().token() };
+        handle.deliver(stale, 99);
+        handle.deliver(awaitable.token(), 1);
+        handle.deliver(awaitable.token(), 2);
+        vec![awaitable.result().await, awaitable.result().await]
+    });
+    assert_eq!(results, [1, 2]);
+    assert!(
+        fixture.completed.try_recv().is_err(),
+        "nothing else reached the application"
+    );
+}
+
+#[test]
+fn a_watched_descriptor_wakes_a_sleeping_loop_each_time() {
+    let fixture = Fixture::new();
+    let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+    let watched = event.try_clone().unwrap();
+    fixture.run(move |bench| {
+        let watch = bench.handle.watch(&watched, Token(9)).unwrap();
+        bench.watches.push(watch);
+    });
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(5));
+        rustix::io::write(&event, &1u64.to_ne_bytes()).unwrap();
+        assert_eq!(
+            fixture.ready.recv_timeout(Duration::from_secs(20)).unwrap(),
+            9
+        );
+    }
+    fixture.run(|bench| bench.watches.clear());
+    rustix::io::write(&event, &1u64.to_ne_bytes()).unwrap();
+    assert!(
+        fixture
+            .ready
+            .recv_timeout(Duration::from_millis(50))
+            .is_err(),
+        "a dropped watch is silent"
+    );
+}
+
+#[test]
+fn tasks_of_two_reactors_wake_each_other_through_a_lock() {
+    let (a, b) = (Fixture::new(), Fixture::new());
+    let (tx_a, rx_b) = channel::<std::task::Waker>();
+    // A waits for its flag with nothing but a waker; B wakes it from another thread.
+    let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (done_tx, done) = channel();
+    let seen = flag.clone();
+    a.run(move |bench| {
+        bench.handle.spawn(async move {
+            std::future::poll_fn(|cx| {
+                if seen.load(std::sync::atomic::Ordering::SeqCst) {
+                    return std::task::Poll::Ready(());
+                }
+                let _ = tx_a.send(cx.waker().clone());
+                std::task::Poll::Pending
+            })
+            .await;
+            let _ = done_tx.send(());
+        });
+    });
+    let waker = rx_b.recv_timeout(Duration::from_secs(20)).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    b.run(move |_| {
+        flag.store(true, std::sync::atomic::Ordering::SeqCst);
+        waker.wake();
+    });
+    done.recv_timeout(Duration::from_secs(20)).unwrap();
+}
+
+#[test]
+fn sleep_waits_and_a_dropped_sleep_does_not_hold_the_stop_up() {
+    let fixture = Fixture::new();
+    let start = Instant::now();
+    fixture.block_on(|handle| async move { handle.sleep(Duration::from_millis(20)).await });
+    assert!(start.elapsed() >= Duration::from_millis(20));
+    fixture.run(|bench| {
+        let handle = bench.handle.clone();
+        bench
+            .handle
+            .spawn(async move { handle.sleep(Duration::from_secs(3600)).await });
+    });
+}
+
+#[test]
+fn an_idle_reactor_uses_no_processor_time() {
+    let fixture = Fixture::new();
+    let tid = fixture.run(|_| rustix::thread::gettid().as_raw_nonzero().get());
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/schedstat")).unwrap();
+        stat.split_whitespace()
+            .next()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    let before = ticks();
+    std::thread::sleep(Duration::from_millis(300));
+    let used = ticks() - before;
+    assert!(
+        used < 1_000_000,
+        "{used} ns of processor time in 300 ms of idleness"
+    );
+}
+
+#[test]
+fn work_announced_while_arming_is_not_slept_over() {
+    let fixture = Fixture::new();
+    // `arm` reports the queue's content, so a loop that ignored it would sleep with work left.
+    fixture.run(|bench| bench.work.extend(0..1000));
+    let left = fixture.run(|bench| bench.work.len());
+    assert!(left <= 1000);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(fixture.run(|bench| bench.work.len()), 0);
+}
+
+#[test]
+fn a_message_to_an_ended_reactor_is_refused() {
+    let fixture = Fixture::new();
+    let remote = fixture.thread.as_ref().unwrap().remote().clone();
+    drop(fixture);
+    assert!(!remote.send(Box::new(|_| ())));
+}
+
+#[test]
+fn a_registered_file_may_be_dropped_while_its_operation_runs() {
+    let fixture = Fixture::new();
+    let fd = file_with(&[3u8; 4096]);
+    let other = file_with(&[4u8; 4096]);
+    let read = fixture.block_on(move |handle| async move {
+        let shared = Rc::new(RefCell::new(Vec::new()));
+        let file = handle.register(fd);
+        let inner = handle.clone();
+        let sink = shared.clone();
+        let keep = file.clone();
+        handle.spawn(async move {
+            let (count, buf) = inner
+                .read(&keep, IoBuf::Owned(AlignedBuf::new(4096, 1)), 0, 0)
+                .await;
+            let IoBuf::Owned(buf) = buf else { return };
+            drop(keep);
+            sink.borrow_mut().extend_from_slice(&buf[..count.unwrap()]);
+        });
+        drop(file);
+        // The slot may be taken by the next file at once.
+        let next = handle.register(other);
+        let (_, _) = handle
+            .read(&next, IoBuf::Owned(AlignedBuf::new(4096, 1)), 0, 0)
+            .await;
+        handle.sleep(Duration::from_millis(5)).await;
+        shared.take()
+    });
+    assert_eq!(read, vec![3u8; 4096]);
+}
