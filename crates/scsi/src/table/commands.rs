@@ -1,0 +1,294 @@
+//! The rows of the command table.
+//!
+//! A row gives the command's name and its CDB usage data (SPC-4 6.35.3), exactly as REPORT SUPPORTED OPERATION CODES
+//! returns them (SC-072), then what deviates from the defaults of [`new`](Row::new). Bits that only some units support
+//! are not in the usage data but in [`optional`](Row::optional). The CONTROL byte, always the last, is zero: no unit
+//! supports NACA.
+
+use super::{DeviceTypes, Direction, Features, OptionalBits, ReservationClass, Row};
+use crate::cdb::MAX_LEN;
+
+/// Bits that mean something in every position of a byte.
+const F: u8 = 0xff;
+
+const DPO_FUA: &[OptionalBits] = &[OptionalBits {
+    feature: Features::DPO_FUA,
+    byte: 1,
+    bits: 0x18,
+}];
+const DPO: &[OptionalBits] = &[OptionalBits {
+    feature: Features::DPO_FUA,
+    byte: 1,
+    bits: 0x10,
+}];
+const UNMAP: &[OptionalBits] = &[OptionalBits {
+    feature: Features::PROVISIONING,
+    byte: 1,
+    bits: 0x08,
+}];
+const LOEJ: &[OptionalBits] = &[OptionalBits {
+    feature: Features::REMOVABLE,
+    byte: 4,
+    bits: 0x02,
+}];
+
+/// How a row is written down.
+impl Row {
+    /// A command of disks that is refused to those whom a reservation shuts out of writing.
+    const fn new(
+        operation: Operation,
+        direction: Direction,
+        name: &'static str,
+        usage: &'static [u8],
+    ) -> Self {
+        Self {
+            operation,
+            name,
+            direction,
+            reservation: ReservationClass::Write,
+            passes_unit_attention: false,
+            nominal_timeout: 0,
+            recommended_timeout: 30,
+            usage,
+            optional: &[],
+            has_service_action: false,
+            devices: DeviceTypes::DISK,
+            requires: Features::empty(),
+            allowed: allowed(usage, false),
+        }
+    }
+
+    const fn on(self, devices: DeviceTypes) -> Self {
+        Self { devices, ..self }
+    }
+
+    const fn requires(self, requires: Features) -> Self {
+        Self { requires, ..self }
+    }
+
+    const fn optional(self, optional: &'static [OptionalBits]) -> Self {
+        Self { optional, ..self }
+    }
+
+    const fn reservation(self, reservation: ReservationClass) -> Self {
+        Self {
+            reservation,
+            ..self
+        }
+    }
+
+    const fn passes_unit_attention(self) -> Self {
+        Self {
+            passes_unit_attention: true,
+            ..self
+        }
+    }
+
+    /// The five low bits of byte 1 are a service action.
+    const fn with_service_action(self) -> Self {
+        Self {
+            has_service_action: true,
+            allowed: allowed(self.usage, true),
+            ..self
+        }
+    }
+
+    const fn recommended_timeout(self, seconds: u32) -> Self {
+        Self {
+            recommended_timeout: seconds,
+            ..self
+        }
+    }
+}
+
+/// Defines [`Operation`] and the rows from one list.
+macro_rules! commands {
+    ($($(#[$doc:meta])* $operation:ident, $direction:ident: [$(($name:literal, $usage:expr)$(.$set:ident($($with:expr)?))*),+ $(,)?],)*) => {
+        /// What a logical unit does: the key its command handlers are found by.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Operation {
+            $($(#[$doc])* $operation,)*
+        }
+
+        const UNSORTED: &[Row] = &[
+            $($(Row::new(Operation::$operation, Direction::$direction, $name, &$usage)$(.$set($($with)?))*,)+)*
+        ];
+    };
+}
+
+use ReservationClass::{Always, PreventAllow, Read, StartStop};
+
+const ALL_UNITS: DeviceTypes = DeviceTypes::UNITS.union(DeviceTypes::WELL_KNOWN);
+const ALL: DeviceTypes = ALL_UNITS.union(DeviceTypes::ABSENT);
+
+commands! {
+    /// Can the medium be accessed? SPC-4 6.47.
+    TestUnitReady, None: [
+        ("TEST UNIT READY", [0x00, 0, 0, 0, 0, 0]).on(ALL_UNITS).reservation(Always),
+    ],
+    /// Report sense data as parameter data. SPC-4 6.39.
+    RequestSense, In: [
+        ("REQUEST SENSE", [0x03, 0x01, 0, 0, F, 0]).on(ALL).reservation(Always).passes_unit_attention(),
+    ],
+    /// Standard INQUIRY data or a VPD page. SPC-4 6.6.
+    Inquiry, In: [
+        ("INQUIRY", [0x12, 0x01, F, F, F, 0]).on(ALL).reservation(Always).passes_unit_attention(),
+    ],
+    /// The logical units of this target. SPC-4 6.33.
+    ReportLuns, In: [
+        ("REPORT LUNS", [0xa0, 0, F, 0, 0, 0, F, F, F, F, 0, 0]).on(ALL).reservation(Always).passes_unit_attention(),
+    ],
+    /// The commands of this unit. SPC-4 6.35.
+    ReportSupportedOperationCodes, In: [
+        ("REPORT SUPPORTED OPERATION CODES", [0xa3, 0x0c, 0x87, F, F, F, F, F, F, F, 0, 0])
+            .with_service_action().on(DeviceTypes::UNITS).reservation(Read),
+    ],
+    /// Mode pages behind a 4-byte header. SPC-4 6.14.
+    ModeSense6, In: [("MODE SENSE(6)", [0x1a, 0x08, F, F, F, 0]).reservation(Read)],
+    /// Mode pages behind an 8-byte header. SPC-4 6.15.
+    ModeSense10, In: [("MODE SENSE(10)", [0x5a, 0x18, F, F, 0, 0, 0, F, F, 0]).reservation(Read)],
+    /// Change mode pages. SPC-4 6.12.
+    ModeSelect6, Out: [("MODE SELECT(6)", [0x15, 0x11, 0, 0, F, 0])],
+    /// Change mode pages. SPC-4 6.13.
+    ModeSelect10, Out: [("MODE SELECT(10)", [0x55, 0x11, 0, 0, 0, 0, 0, F, F, 0])],
+    /// Capacity and block size. SBC-3 5.15.
+    ReadCapacity10, In: [("READ CAPACITY(10)", [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]).reservation(Always)],
+    /// Capacity, block size, provisioning, protection. SBC-3 5.16.
+    ReadCapacity16, In: [
+        ("READ CAPACITY(16)", [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0])
+            .with_service_action().reservation(Always),
+    ],
+    /// Blocks to the initiator. SBC-3 5.10 ff.
+    Read, In: [
+        ("READ(6)", [0x08, 0x1f, F, F, F, 0]).reservation(Read),
+        ("READ(10)", [0x28, 0, F, F, F, F, 0, F, F, 0]).optional(DPO_FUA).reservation(Read),
+        ("READ(12)", [0xa8, 0, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA).reservation(Read),
+        ("READ(16)", [0x88, 0, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA).reservation(Read),
+    ],
+    /// Blocks from the initiator. SBC-3 5.32 ff.
+    Write, Out: [
+        ("WRITE(6)", [0x0a, 0x1f, F, F, F, 0]),
+        ("WRITE(10)", [0x2a, 0, F, F, F, F, 0, F, F, 0]).optional(DPO_FUA),
+        ("WRITE(12)", [0xaa, 0, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA),
+        ("WRITE(16)", [0x8a, 0, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA),
+    ],
+    /// Check that blocks can be read; with BYTCHK, that they equal the data sent. SBC-3 5.28 ff.
+    Verify, Out: [
+        ("VERIFY(10)", [0x2f, 0x06, F, F, F, F, 0, F, F, 0]).optional(DPO).reservation(Read),
+        ("VERIFY(12)", [0xaf, 0x06, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO).reservation(Read),
+        ("VERIFY(16)", [0x8f, 0x06, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO).reservation(Read),
+    ],
+    /// Write what is cached to the medium. SBC-3 5.25 f.
+    SynchronizeCache, None: [
+        ("SYNCHRONIZE CACHE(10)", [0x35, 0x02, F, F, F, F, 0, F, F, 0]).recommended_timeout(60),
+        ("SYNCHRONIZE CACHE(16)", [0x91, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).recommended_timeout(60),
+    ],
+    /// Give blocks back. SBC-3 5.27.
+    Unmap, Out: [
+        ("UNMAP", [0x42, 0, 0, 0, 0, 0, 0, F, F, 0]).requires(Features::PROVISIONING).recommended_timeout(60),
+    ],
+    /// One block's data to many blocks. SBC-3 5.41 f.
+    WriteSame, Out: [
+        ("WRITE SAME(10)", [0x41, 0, F, F, F, F, 0, F, F, 0]).optional(UNMAP).recommended_timeout(120),
+        ("WRITE SAME(16)", [0x93, 0x01, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0])
+            .optional(UNMAP).recommended_timeout(120),
+    ],
+    /// Start, stop, load and eject. SBC-3 5.24.
+    StartStopUnit, None: [
+        ("START STOP UNIT", [0x1b, 0x01, 0, 0, 0x05, 0]).optional(LOEJ).reservation(StartStop),
+    ],
+    /// Lock the medium in. SPC-4 6.20 (SBC-3 5.8).
+    PreventAllowMediumRemoval, None: [
+        ("PREVENT ALLOW MEDIUM REMOVAL", [0x1e, 0, 0, 0, 0x01, 0])
+            .requires(Features::REMOVABLE).reservation(PreventAllow),
+    ],
+}
+
+/// All rows, in ascending order of opcode and service action.
+pub(super) static TABLE: [Row; UNSORTED.len()] = sorted();
+
+/// Where the rows of an opcode start and end in [`TABLE`].
+static INDEX: [(u8, u8); 256] = index(&sorted());
+
+/// The rows that share an opcode.
+#[inline]
+pub(super) fn with_opcode(opcode: u8) -> &'static [Row] {
+    INDEX
+        .get(usize::from(opcode))
+        .and_then(|&(start, end)| TABLE.get(usize::from(start)..usize::from(end)))
+        .unwrap_or_default()
+}
+
+/// Ones wherever a CDB with this usage data may have ones. The identity (opcode and service action) has been compared
+/// already, and what lies behind the CDB's end is nobody's concern.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated at compile time, where an index out of bounds is an error"
+)]
+const fn allowed(usage: &[u8], has_service_action: bool) -> [u128; 2] {
+    let mut halves = [0; 2];
+    let mut at = 0;
+    while at < MAX_LEN {
+        let bits = if at == 0 || at >= usage.len() {
+            0xff
+        } else if at == 1 && has_service_action {
+            usage[at] | 0x1f
+        } else {
+            usage[at]
+        };
+        halves[at / 16] = halves[at / 16] << 8 | bits as u128;
+        at += 1;
+    }
+    halves
+}
+
+const fn sort_key(row: &Row) -> u32 {
+    let action = match row.service_action() {
+        Some(action) => action as u32,
+        None => 0,
+    };
+    (row.opcode() as u32) << 16 | action
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated at compile time, where an index out of bounds is an error"
+)]
+const fn sorted() -> [Row; UNSORTED.len()] {
+    let mut rows = [UNSORTED[0]; UNSORTED.len()];
+    let mut count = 0;
+    while count < rows.len() {
+        let row = UNSORTED[count];
+        let mut at = count;
+        while at > 0 && sort_key(&rows[at - 1]) > sort_key(&row) {
+            rows[at] = rows[at - 1];
+            at -= 1;
+        }
+        rows[at] = row;
+        count += 1;
+    }
+    rows
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "evaluated at compile time, where the assertion and every index are checked"
+)]
+const fn index(rows: &[Row]) -> [(u8, u8); 256] {
+    assert!(
+        rows.len() <= u8::MAX as usize,
+        "the table needs wider indices"
+    );
+    let mut index = [(0, 0); 256];
+    let mut at = 0;
+    while at < rows.len() {
+        let entry = &mut index[rows[at].opcode() as usize];
+        if entry.1 == 0 {
+            entry.0 = at as u8;
+        }
+        entry.1 = at as u8 + 1;
+        at += 1;
+    }
+    index
+}

@@ -1,0 +1,189 @@
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of a test are chosen to fit"
+)]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::sense::{FieldPointer, KeySpecific};
+
+fn cdb(bytes: &[u8]) -> [u8; MAX_LEN] {
+    let mut cdb = [0; MAX_LEN];
+    cdb[..bytes.len()].copy_from_slice(bytes);
+    cdb
+}
+
+const PLAIN: Profile = Profile::new(DeviceType::Disk);
+const FULL: Profile = PLAIN.with(Features::all());
+
+#[test]
+fn rows_are_in_ascending_order_without_duplicates_for_one_device() {
+    let keys: Vec<_> = FULL
+        .rows()
+        .map(|row| (row.opcode(), row.service_action()))
+        .collect();
+    assert!(keys.len() > 25);
+    assert!(keys.is_sorted_by(|a, b| a < b), "{keys:?}");
+}
+
+#[test]
+fn a_cdb_is_as_long_as_its_group_code_says() {
+    for row in FULL.rows() {
+        let group = crate::cdb::group_length(row.opcode());
+        assert_eq!(
+            group.map(usize::from),
+            Some(row.cdb_length()),
+            "{}",
+            row.name
+        );
+    }
+}
+
+#[test]
+fn an_unknown_opcode_is_an_invalid_operation_code() {
+    let sense = decode(FULL, &cdb(&[0x04, 0, 0, 0, 0, 0])).unwrap_err();
+    assert_eq!(
+        sense,
+        Sense::illegal_request(AdditionalSense::INVALID_OPERATION_CODE)
+    );
+}
+
+#[test]
+fn an_unknown_service_action_is_an_invalid_field_in_byte_1() {
+    let sense = decode(FULL, &cdb(&[0x9e, 0x1f])).unwrap_err();
+    assert_eq!(sense, Sense::invalid_bits_in_cdb(1, 4));
+}
+
+#[test]
+fn an_absent_unit_answers_inquiry_and_refuses_the_rest_as_absent() {
+    let absent = Profile::new(DeviceType::Absent);
+    let inquiry = decode(absent, &cdb(&[0x12, 0, 0, 0, 36, 0])).unwrap();
+    assert_eq!(inquiry.operation, Operation::Inquiry);
+    for opcode in [0x00, 0x28, 0xff] {
+        let sense = decode(absent, &cdb(&[opcode])).unwrap_err();
+        assert_eq!(
+            sense.additional,
+            AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED
+        );
+    }
+}
+
+#[test]
+fn naca_and_link_are_refused_where_they_are() {
+    for (control, bit) in [(0x04, 2), (0x01, 0), (0x05, 2), (0xc0, 7)] {
+        let sense = decode(FULL, &cdb(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, control])).unwrap_err();
+        assert_eq!(sense, Sense::invalid_bits_in_cdb(9, bit));
+    }
+}
+
+#[test]
+fn bytes_behind_the_cdb_are_not_looked_at() {
+    let mut long = cdb(&[0x00]);
+    long[6..].fill(0xff);
+    assert_eq!(
+        decode(PLAIN, &long).unwrap().operation,
+        Operation::TestUnitReady
+    );
+}
+
+#[test]
+fn fua_is_refused_unless_the_unit_has_it() {
+    let read = cdb(&[0x28, 0x08, 0, 0, 0, 0, 0, 0, 1, 0]);
+    assert_eq!(
+        decode(PLAIN, &read).unwrap_err(),
+        Sense::invalid_bits_in_cdb(1, 3)
+    );
+    assert_eq!(decode(FULL, &read).unwrap().operation, Operation::Read);
+}
+
+#[test]
+fn protection_bits_are_refused_without_protection_information() {
+    let read = cdb(&[0x28, 0x38, 0, 0, 0, 0, 0, 0, 1, 0]);
+    assert_eq!(
+        decode(FULL, &read).unwrap_err(),
+        Sense::invalid_bits_in_cdb(1, 5)
+    );
+}
+
+#[test]
+fn a_command_is_absent_without_the_feature_it_requires() {
+    let unmap = cdb(&[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0]);
+    assert!(decode(FULL, &unmap).is_ok());
+    let sense = decode(PLAIN, &unmap).unwrap_err();
+    assert_eq!(sense.additional, AdditionalSense::INVALID_OPERATION_CODE);
+}
+
+fn any_profile() -> impl Strategy<Value = Profile> {
+    let device = prop_oneof![
+        Just(DeviceType::Disk),
+        Just(DeviceType::Optical),
+        Just(DeviceType::WellKnown),
+        Just(DeviceType::Absent),
+    ];
+    (device, any::<u32>())
+        .prop_map(|(device, bits)| Profile::new(device).with(Features::from_bits_truncate(bits)))
+}
+
+/// CDBs that are mostly near a real command: arbitrary bytes would all be unknown opcodes or full of reserved bits.
+fn any_cdb() -> impl Strategy<Value = [u8; MAX_LEN]> {
+    let flip = proptest::option::of((0usize..32, 0u8..8));
+    (
+        any::<[u8; 32]>(),
+        any::<proptest::sample::Index>(),
+        any::<bool>(),
+        flip,
+    )
+        .prop_map(|(mut bytes, row, near, flip)| {
+            if near {
+                let row = &commands::TABLE[row.index(commands::TABLE.len())];
+                let map = row.usage_map(FULL);
+                for (byte, usage) in bytes.iter_mut().zip(map).take(row.cdb_length()) {
+                    *byte &= usage;
+                }
+                bytes[0] = row.opcode();
+                if let Some(action) = row.service_action() {
+                    bytes[1] = bytes[1] & 0xe0 | action as u8;
+                }
+                if let Some((at, bit)) = flip {
+                    bytes[at] ^= 1 << bit;
+                }
+            }
+            bytes
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// The oracle: bit by bit against the usage map that the initiator is shown.
+    #[test]
+    fn decode_accepts_a_cdb_exactly_if_all_its_bits_are_in_the_usage_map(profile in any_profile(), cdb in any_cdb()) {
+        let row = profile.rows().find(|row| {
+            row.opcode() == cdb[0] && row.service_action().is_none_or(|a| a == u16::from(cdb[1] & 0x1f))
+        });
+        let offending = row.and_then(|row| {
+            let map = row.usage_map(profile);
+            (1..row.cdb_length()).find_map(|at| {
+                let action = if at == 1 && row.service_action().is_some() { 0x1f } else { 0 };
+                let odd = cdb[at] & !(map[at] | action);
+                (0..8).rev().find(|bit| odd >> bit & 1 == 1).map(|bit| (at, bit))
+            })
+        });
+        match (row, offending, decode(profile, &cdb)) {
+            (Some(expected), None, Ok(row)) => {
+                prop_assert_eq!(expected.name, row.name);
+            }
+            (Some(_), Some((byte, bit)), Err(sense)) => {
+                prop_assert_eq!(sense.additional, AdditionalSense::INVALID_FIELD_IN_CDB);
+                prop_assert_eq!(sense.key_specific, Some(KeySpecific::Field(FieldPointer {
+                    in_cdb: true, byte: u16::try_from(byte).unwrap(), bit: Some(bit),
+                })));
+            }
+            (None, _, Err(_)) => {}
+            (expected, offending, got) => {
+                prop_assert!(false, "{:?} {:?} {:?}", expected.map(|r| r.name), offending, got.map(|r| r.name));
+            }
+        }
+    }
+}
