@@ -1,0 +1,137 @@
+//! `cargo xtask demo`: a real Linux guest on our disks, with a shell or for one command.
+
+use std::io::{IsTerminal, Read};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::guest_image::GuestImage;
+use crate::process::{quote, step};
+use crate::qemu::{Accel, Firmware, Machine, kvm_works};
+use crate::scratch::Scratch;
+use crate::storage::{Daemon, Disks, Server, build_lunar, by_lunar, by_qemu, create};
+use crate::{apt, target_directory};
+
+#[derive(Args)]
+pub struct Options {
+    /// A disk for the guest: an image file, a size such as 1G for a new one, or a --drive value (repeatable)
+    /// [default: a raw and a qcow2 image of 1 GiB]
+    #[arg(long, value_name = "SPEC")]
+    disk: Vec<String>,
+    /// Another argument for `lunar serve` (repeatable)
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    serve_arg: Vec<String>,
+    /// Another argument for QEMU (repeatable)
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    qemu_arg: Vec<String>,
+    /// What finds the guest's kernel
+    #[arg(long, value_enum, default_value = "none")]
+    firmware: Firmware,
+    /// The guest's processors
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    smp: u32,
+    /// The controller's request queues
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    queues: u32,
+    /// The guest's memory
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    mem: String,
+    /// Who executes the guest's instructions [default: kvm if a short trial shows that it works]
+    #[arg(long, value_enum)]
+    accel: Option<Accel>,
+    /// How long the command may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    timeout: u64,
+    /// Keep the new disks, and say where they are
+    #[arg(long)]
+    keep: bool,
+    #[arg(long, value_enum, default_value = "lunar", hide = true)]
+    storage: Server,
+    /// A command to run instead of the shell: one argument is a shell script, several are a program and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+pub fn run(options: &Options) -> Result<ExitCode> {
+    apt::ensure_installed(apt::HOST_PACKAGES)?;
+    let cache = target_directory()?.join("guest");
+    let image = GuestImage::prepare(&cache)?;
+    let accel = match options.accel {
+        Some(accel) => accel,
+        None if kvm_works(&image, &cache)? => Accel::Kvm,
+        None => Accel::Tcg,
+    };
+    let scratch = Scratch::new()?;
+    let mut disks = Disks::default();
+    if options.disk.is_empty() {
+        for format in ["raw", "qcow2"] {
+            let path = scratch.join(&format!("demo.{format}"));
+            create(format, &path, "1G")?;
+            disks.add(&path.to_string_lossy(), &scratch)?;
+        }
+    }
+    for specification in &options.disk {
+        disks.add(specification, &scratch)?;
+    }
+    let (storage, daemon) = match options.storage {
+        Server::Qemu => (by_qemu(&disks, options.queues), None),
+        Server::Lunar => {
+            let lunar = step("Building lunar", || build_lunar(&target_directory()?))?;
+            let socket = scratch.join("lunar.sock");
+            let mut arguments = vec!["--socket-path".to_owned(), socket.display().to_string()];
+            arguments.extend(["--queues".to_owned(), options.queues.to_string()]);
+            arguments.extend_from_slice(disks.options());
+            arguments.extend_from_slice(&options.serve_arg);
+            let daemon = Daemon::start(&lunar, &scratch, &arguments, &[&socket])?;
+            (by_lunar(&socket, 0, options.queues), Some(daemon))
+        }
+    };
+    let machine = Machine {
+        accel,
+        cpus: options.smp,
+        memory: options.mem.clone(),
+        firmware: options.firmware,
+        extra: options.qemu_arg.clone(),
+        ..Machine::new(&image, storage)
+    };
+    let status = if let Some(script) = script(&options.command)? {
+        step("Booting the guest", || Ok(()))?;
+        let outcome = machine.start(&script, Duration::from_secs(options.timeout))?.pass_on()?;
+        u8::try_from(outcome.status).unwrap_or(u8::MAX)
+    } else {
+        step("Booting the guest; `exit` powers it off", || Ok(()))?;
+        machine.interact(TOUR)?;
+        0
+    };
+    if let Some(daemon) = daemon {
+        let log = daemon.log();
+        if !log.is_empty() {
+            eprint!("{log}");
+        }
+        daemon.stop()?;
+    }
+    if options.keep {
+        eprintln!("==> The disks are kept in {}", scratch.keep().display());
+    }
+    Ok(ExitCode::from(status))
+}
+
+/// Shown first: what there is to play with.
+const TOUR: &str = "uname -sr\nlsscsi --generic --size\n";
+
+/// The guest's job: the command, or what comes through a pipe; without either there is a terminal for a shell.
+fn script(command: &[String]) -> Result<Option<String>> {
+    Ok(match command {
+        [script] => Some(script.clone()),
+        [] if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() => None,
+        [] => {
+            let mut script = String::from("set -v\n");
+            script.push_str(TOUR);
+            std::io::stdin().read_to_string(&mut script)?;
+            Some(script)
+        }
+        words => Some(format!("exec {}", words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "))),
+    })
+}
