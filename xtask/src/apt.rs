@@ -20,13 +20,22 @@ pub const HOST_PACKAGES: &[(&str, &str)] = &[
 
 /// Installs what is missing on this machine, after saying so.
 pub fn ensure_installed(packages: &[(&str, &str)]) -> Result<()> {
-    let missing: Vec<&str> =
-        packages.iter().filter(|(_, proof)| !Path::new(proof).exists()).map(|(name, _)| *name).collect();
+    let missing: Vec<&str> = packages
+        .iter()
+        .filter(|(_, proof)| !Path::new(proof).exists())
+        .map(|(name, _)| *name)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    eprintln!("==> Installing Debian packages on this machine: {}", missing.join(" "));
-    let by_hand = format!("sudo apt-get install -y --no-install-recommends {}", missing.join(" "));
+    eprintln!(
+        "==> Installing Debian packages on this machine: {}",
+        missing.join(" ")
+    );
+    let by_hand = format!(
+        "sudo apt-get install -y --no-install-recommends {}",
+        missing.join(" ")
+    );
     let mut install = vec!["apt-get", "-qq", "-y", "--no-install-recommends", "install"];
     install.extend(&missing);
     update()
@@ -49,7 +58,13 @@ pub fn download(packages: &[&str], directory: &Path) -> Result<Vec<PathBuf>> {
     let option = |name: &str, value: &Path| format!("-o{name}={}", value.display());
     let mut command = tied("apt-get");
     command
-        .args(["-qq", "-y", "--no-install-recommends", "--download-only", "-oDebug::NoLocking=1"])
+        .args([
+            "-qq",
+            "-y",
+            "--no-install-recommends",
+            "--download-only",
+            "-oDebug::NoLocking=1",
+        ])
         .args(["-oAPT::Sandbox::User="])
         .arg(option("Dir::State::status", &status))
         .arg(option("Dir::Cache::archives", directory))
@@ -63,12 +78,17 @@ pub fn download(packages: &[&str], directory: &Path) -> Result<Vec<PathBuf>> {
 pub fn download_alone(package: &str, directory: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(directory)?;
     let mut command = tied("apt-get");
-    command.args(["-qq", "-oAPT::Sandbox::User=", "download", package]).current_dir(directory);
+    command
+        .args(["-qq", "-oAPT::Sandbox::User=", "download", package])
+        .current_dir(directory);
     with_fresh_lists(|| read(&mut command))?;
     let prefix = format!("{package}_");
     archives(directory)?
         .into_iter()
-        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)))
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+        })
         .with_context(|| format!("apt-get download {package} left no package"))
 }
 
@@ -86,7 +106,13 @@ pub fn newest(meta: &str, prefix: &str) -> Result<String> {
 
 /// Unpacks a package's files.
 pub fn unpack(archive: &Path, directory: &Path) -> Result<()> {
-    read(tied("dpkg-deb").arg("--extract").arg(archive).arg(directory)).map(drop)
+    read(
+        tied("dpkg-deb")
+            .arg("--extract")
+            .arg(archive)
+            .arg(directory),
+    )
+    .map(drop)
 }
 
 fn archives(directory: &Path) -> Result<Vec<PathBuf>> {
@@ -121,5 +147,10 @@ fn as_root(arguments: &[&str]) -> Result<()> {
         sudo.args(["-n", "env"]);
         sudo
     };
-    read(command.arg("DEBIAN_FRONTEND=noninteractive").args(arguments)).map(drop)
+    read(
+        command
+            .arg("DEBIAN_FRONTEND=noninteractive")
+            .args(arguments),
+    )
+    .map(drop)
 }

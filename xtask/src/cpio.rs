@@ -63,13 +63,29 @@ impl Archive {
     }
 
     fn header(&mut self, path: &str, mode: u32, device: (u32, u32), length: usize) -> Result<()> {
-        let length = u32::try_from(length).with_context(|| format!("{path} is too large for an initramfs"))?;
+        let length = u32::try_from(length)
+            .with_context(|| format!("{path} is too large for an initramfs"))?;
         let name_length = u32::try_from(path.len() + 1)?;
         let inode = u32::try_from(self.present.len())?;
-        let fields = [inode, mode, 0, 0, 1, 0, length, 0, 0, device.0, device.1, name_length, 0];
+        let fields = [
+            inode,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            length,
+            0,
+            0,
+            device.0,
+            device.1,
+            name_length,
+            0,
+        ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes
+                .extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);

@@ -98,7 +98,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     };
     let status = if let Some(script) = script(&options.command)? {
         step("Booting the guest", || Ok(()))?;
-        let outcome = machine.start(&script, Duration::from_secs(options.timeout))?.pass_on()?;
+        let outcome = machine
+            .start(&script, Duration::from_secs(options.timeout))?
+            .pass_on()?;
         u8::try_from(outcome.status).unwrap_or(u8::MAX)
     } else {
         step("Booting the guest; `exit` powers it off", || Ok(()))?;
@@ -132,6 +134,13 @@ fn script(command: &[String]) -> Result<Option<String>> {
             std::io::stdin().read_to_string(&mut script)?;
             Some(script)
         }
-        words => Some(format!("exec {}", words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "))),
+        words => Some(format!(
+            "exec {}",
+            words
+                .iter()
+                .map(|word| quote(word))
+                .collect::<Vec<_>>()
+                .join(" ")
+        )),
     })
 }

@@ -19,7 +19,7 @@ const PACKAGES: &str = include_str!("../../guest/packages");
 const MODULES: &str = include_str!("../../guest/modules");
 const INIT: &str = include_str!("../../guest/init");
 /// Raise it when the code below makes something else out of the same input.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// What a guest boots.
 pub struct GuestImage {
@@ -44,8 +44,14 @@ impl GuestImage {
         if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
             return Ok(image);
         }
-        eprintln!("==> The guest is made of Debian packages, downloaded to {}", directory.display());
-        eprintln!("    and not installed: linux-image-amd64 {}", words(PACKAGES).collect::<Vec<_>>().join(" "));
+        eprintln!(
+            "==> The guest is made of Debian packages, downloaded to {}",
+            directory.display()
+        );
+        eprintln!(
+            "    and not installed: linux-image-amd64 {}",
+            words(PACKAGES).collect::<Vec<_>>().join(" ")
+        );
         std::fs::create_dir_all(directory)?;
         let (tools, libraries) = userland(directory)?;
         let modules = kernel_packages(directory, &image)?;
@@ -75,9 +81,20 @@ fn userland(directory: &Path) -> Result<(PathBuf, PathBuf)> {
         }
         let chosen: Vec<&str> = words(PACKAGES).collect();
         for archive in apt::download(&chosen, &archives)? {
-            let name = archive.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = archive
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let package = name.split('_').next().unwrap_or_default();
-            apt::unpack(&archive, if chosen.contains(&package) { &tools } else { &libraries })?;
+            apt::unpack(
+                &archive,
+                if chosen.contains(&package) {
+                    &tools
+                } else {
+                    &libraries
+                },
+            )?;
         }
         remove(&archives)?;
         std::fs::write(&stamp, &wanted).context("cannot write the stamp")
@@ -124,7 +141,10 @@ impl Modules {
     /// The files of a module and what it depends on, in the order of loading. Built-in ones have none.
     fn files(&self, name: &str) -> Result<Vec<PathBuf>> {
         let mut command = tied("modprobe");
-        command.arg("-d").arg(&self.root).args(["-S", &self.release, "--show-depends", name]);
+        command
+            .arg("-d")
+            .arg(&self.root)
+            .args(["-S", &self.release, "--show-depends", name]);
         let text = read(&mut command)?;
         Ok(text
             .lines()
@@ -136,7 +156,20 @@ impl Modules {
 
 fn pack(tools: &Path, libraries: &Path, modules: &Modules) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for directory in ["dev", "proc", "sys", "tmp", "run", "root", "mnt", "job", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64"] {
+    for directory in [
+        "dev",
+        "proc",
+        "sys",
+        "tmp",
+        "run",
+        "root",
+        "mnt",
+        "job",
+        "usr/bin",
+        "usr/sbin",
+        "usr/lib",
+        "usr/lib64",
+    ] {
         archive.directory(directory)?;
     }
     for merged in ["bin", "sbin", "lib", "lib64"] {
@@ -148,11 +181,24 @@ fn pack(tools: &Path, libraries: &Path, modules: &Modules) -> Result<Vec<u8>> {
     archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/bash\n")?;
     archive.file("etc/group", 0o644, b"root:x:0:\n")?;
     archive.symlink("etc/mtab", "/proc/self/mounts")?;
-    archive.symlink("usr/bin/sh", "busybox")?;
+    archive.symlink("usr/bin/sh", "bash")?;
+    archive.symlink(
+        "usr/lib64/ld-linux-x86-64.so.2",
+        "/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+    )?;
 
     for path in walk(tools)? {
         let inside = path.strip_prefix(tools)?.to_string_lossy().into_owned();
-        let useless = ["usr/share/", "etc/", "usr/lib/systemd", "lib/systemd", "lib/udev", "usr/include/"];
+        let useless = [
+            "usr/share/",
+            "etc/",
+            "usr/bin/sh",
+            "bin/sh",
+            "usr/lib/systemd",
+            "lib/systemd",
+            "lib/udev",
+            "usr/include/",
+        ];
         if !useless.iter().any(|prefix| inside.starts_with(prefix)) {
             add(&mut archive, &path, &inside)?;
         }
@@ -163,7 +209,9 @@ fn pack(tools: &Path, libraries: &Path, modules: &Modules) -> Result<Vec<u8>> {
 
     let mut load = Vec::new();
     for word in words(MODULES) {
-        let (name, wanted_at_boot) = word.strip_prefix('-').map_or((word, true), |name| (name, false));
+        let (name, wanted_at_boot) = word
+            .strip_prefix('-')
+            .map_or((word, true), |name| (name, false));
         for file in modules.files(name)? {
             let inside = merged(&file.strip_prefix(&modules.root)?.to_string_lossy());
             if !archive.contains(&inside) {
@@ -176,7 +224,13 @@ fn pack(tools: &Path, libraries: &Path, modules: &Modules) -> Result<Vec<u8>> {
         }
     }
     archive.file("etc/modules.load", 0o644, load.concat().as_bytes())?;
-    for index in ["modules.dep", "modules.alias", "modules.builtin", "modules.symbols", "modules.softdep"] {
+    for index in [
+        "modules.dep",
+        "modules.alias",
+        "modules.builtin",
+        "modules.symbols",
+        "modules.softdep",
+    ] {
         let inside = format!("lib/modules/{}/{index}", modules.release);
         let path = modules.root.join(&inside);
         if path.exists() {
@@ -203,7 +257,11 @@ fn add(archive: &mut Archive, path: &Path, inside: &str) -> Result<()> {
 /// The place of a file in a system whose /bin, /sbin and /lib are links into /usr.
 fn merged(inside: &str) -> String {
     let top = inside.split('/').next().unwrap_or_default();
-    if matches!(top, "bin" | "sbin" | "lib" | "lib64") { format!("usr/{inside}") } else { inside.to_owned() }
+    if matches!(top, "bin" | "sbin" | "lib" | "lib64") {
+        format!("usr/{inside}")
+    } else {
+        inside.to_owned()
+    }
 }
 
 /// The shared libraries that the programs need, directly or not: where they are, and where they belong.
@@ -213,27 +271,38 @@ fn needed_libraries(tools: &Path, libraries: &Path) -> Result<Vec<(PathBuf, Stri
     let mut queue: Vec<PathBuf> = walk(tools)?
         .into_iter()
         .filter(|path| {
-            let parent = path.parent().map(|parent| parent.to_string_lossy().into_owned()).unwrap_or_default();
+            let parent = path
+                .parent()
+                .map(|parent| parent.to_string_lossy().into_owned())
+                .unwrap_or_default();
             parent.ends_with("/bin") || parent.ends_with("/sbin") || parent.contains("/lib")
         })
         .filter(|path| is_elf(path))
         .collect();
     let candidates = walk(libraries)?;
     while !queue.is_empty() {
-        let dynamic = read(tied("readelf").arg("--dynamic").arg("--program-headers").args(&queue))?;
+        let dynamic = read(
+            tied("readelf")
+                .arg("--dynamic")
+                .arg("--program-headers")
+                .args(&queue),
+        )?;
         queue.clear();
         for name in dynamic.lines().filter_map(needed_name) {
             if !seen.insert(name.clone()) {
                 continue;
             }
             let place = candidates.iter().find(|path| {
-                path.file_name().is_some_and(|file| file.to_string_lossy() == name)
-                    && path.to_string_lossy().contains("/lib")
+                path.file_name()
+                    .is_some_and(|file| file.to_string_lossy() == name)
+                    && path.to_string_lossy().contains("/lib/")
             });
             let Some(path) = place else {
                 continue; // the program's own package has it
             };
-            let real = path.canonicalize().with_context(|| format!("{} leads nowhere", path.display()))?;
+            let real = path
+                .canonicalize()
+                .with_context(|| format!("{} leads nowhere", path.display()))?;
             let inside = path.strip_prefix(libraries)?.to_string_lossy().into_owned();
             found.push((real.clone(), inside));
             queue.push(real);
@@ -250,13 +319,17 @@ fn needed_name(line: &str) -> Option<String> {
     if line.contains("(NEEDED)") {
         return Some(line.split_once('[')?.1.split(']').next()?.to_owned());
     }
-    let interpreter = line.split_once("program interpreter: ")?.1.trim_end_matches(']');
+    let interpreter = line
+        .split_once("program interpreter: ")?
+        .1
+        .trim_end_matches(']');
     interpreter.rsplit('/').next().map(str::to_owned)
 }
 
 fn is_elf(path: &Path) -> bool {
     let mut magic = [0; 4];
-    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic));
+    let read = std::fs::File::open(path)
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic));
     read.is_ok() && &magic == b"\x7fELF"
 }
 
@@ -265,7 +338,9 @@ fn walk(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut pending = vec![directory.to_owned()];
     while let Some(directory) = pending.pop() {
-        for entry in std::fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))? {
+        for entry in std::fs::read_dir(&directory)
+            .with_context(|| format!("cannot read {}", directory.display()))?
+        {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 pending.push(entry.path());
@@ -280,14 +355,17 @@ fn walk(directory: &Path) -> Result<Vec<PathBuf>> {
 
 fn remove(directory: &Path) -> Result<()> {
     if directory.exists() {
-        std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+        std::fs::remove_dir_all(directory)
+            .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
     Ok(())
 }
 
 /// The words of a list file: one a line, without comments.
 fn words(list: &str) -> impl Iterator<Item = &str> {
-    list.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    list.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 fn fingerprint(inputs: &[&str]) -> String {

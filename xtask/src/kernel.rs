@@ -13,17 +13,25 @@ use crate::process::{spawn, tied};
 
 /// Writes the ELF kernel inside `bzimage` to `elf`.
 pub fn extract(bzimage: &Path, elf: &Path) -> Result<()> {
-    let image = std::fs::read(bzimage).with_context(|| format!("cannot read {}", bzimage.display()))?;
-    let payload = payload(&image).with_context(|| format!("{} is no bzImage", bzimage.display()))?;
+    let image =
+        std::fs::read(bzimage).with_context(|| format!("cannot read {}", bzimage.display()))?;
+    let payload =
+        payload(&image).with_context(|| format!("{} is no bzImage", bzimage.display()))?;
     let decompressor: &[&str] = match payload {
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => &["xz", "--decompress", "--stdout", "--single-stream"],
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => {
+            &["xz", "--decompress", "--stdout", "--single-stream"]
+        }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => &["zstd", "--decompress", "--stdout"],
         [0x1f, 0x8b, ..] => &["gzip", "--decompress", "--stdout"],
         _ => bail!("{}: compressed in a way not known here", bzimage.display()),
     };
     let (program, arguments) = decompressor.split_first().context("no decompressor")?;
     let mut child = spawn(
-        tied(program).args(arguments).stdin(Stdio::piped()).stdout(std::fs::File::create(elf)?).stderr(Stdio::null()),
+        tied(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(std::fs::File::create(elf)?)
+            .stderr(Stdio::null()),
     )?;
     // It stops reading at the end of the stream; what follows is padding.
     let _ = child.stdin.take().context("no pipe")?.write_all(payload);

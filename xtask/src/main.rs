@@ -8,7 +8,11 @@
 //!
 //! Nothing outlives the command, however it ends: every child process is tied to its parent's life
 //! ([`process`]), and every temporary directory to a janitor that waits for the command's end ([`scratch`]).
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command's output is its product")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command's output is its product"
+)]
 
 mod apt;
 mod cpio;
@@ -27,7 +31,11 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The developer's commands")]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "The developer's commands"
+)]
 struct Cli {
     /// Print the commands that are run
     #[arg(short, long, global = true)]
@@ -56,8 +64,17 @@ fn main() -> ExitCode {
 
 /// Where cargo puts what it builds, and we what we fetch.
 fn target_directory() -> Result<PathBuf> {
-    let metadata = process::read(process::tied("cargo").args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata = process::read(process::tied("cargo").args([
+        "metadata",
+        "--no-deps",
+        "--format-version",
+        "1",
+    ]))?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
-    let directory = metadata.get("target_directory").and_then(|directory| directory.as_str());
-    Ok(PathBuf::from(directory.context("cargo metadata names no target directory")?))
+    let directory = metadata
+        .get("target_directory")
+        .and_then(|directory| directory.as_str());
+    Ok(PathBuf::from(
+        directory.context("cargo metadata names no target directory")?,
+    ))
 }

@@ -29,7 +29,9 @@ pub fn tied(program: impl AsRef<OsStr>) -> Command {
 /// Runs a command that shares our output; an error unless it succeeds.
 pub fn run(command: &mut Command) -> Result<()> {
     announce(command);
-    let status = command.status().with_context(|| format!("cannot run {}", line(command)))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {}", line(command)))?;
     if !status.success() {
         bail!("{} failed: {status}", line(command));
     }
@@ -44,7 +46,12 @@ pub fn read(command: &mut Command) -> Result<String> {
         if said.trim().is_empty() {
             said = String::from_utf8_lossy(&output.stdout).into_owned();
         }
-        bail!("{} failed: {}\n{}", line(command), output.status, said.trim_end());
+        bail!(
+            "{} failed: {}\n{}",
+            line(command),
+            output.status,
+            said.trim_end()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -52,13 +59,18 @@ pub fn read(command: &mut Command) -> Result<String> {
 /// Runs a command and returns what it said, whether it succeeded or not.
 pub fn try_read(command: &mut Command) -> Result<Output> {
     announce(command);
-    command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", line(command)))
+    command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {}", line(command)))
 }
 
 /// Starts a command that goes on beside us.
 pub fn spawn(command: &mut Command) -> Result<Child> {
     announce(command);
-    command.spawn().with_context(|| format!("cannot run {}", line(command)))
+    command
+        .spawn()
+        .with_context(|| format!("cannot run {}", line(command)))
 }
 
 /// Asks a child to end, insists after `patience`, and says how it ended.
@@ -72,7 +84,10 @@ pub fn stop(child: &mut Child, patience: Duration) -> Result<std::process::ExitS
     }
     child.kill()?;
     let status = child.wait()?;
-    bail!("process {} ignored SIGTERM for {patience:?} and had to be killed ({status})", child.id())
+    bail!(
+        "process {} ignored SIGTERM for {patience:?} and had to be killed ({status})",
+        child.id()
+    )
 }
 
 /// Waits for a child's end, for a limited time.

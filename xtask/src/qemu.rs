@@ -81,7 +81,11 @@ impl<'a> Machine<'a> {
     /// Boots and runs a shell script; its results come back in files.
     pub fn start(&self, script: &str, time_limit: Duration) -> Result<Running> {
         let scratch = Scratch::new()?;
-        let job = Job { script, interactive: None, time_limit: Some(time_limit) };
+        let job = Job {
+            script,
+            interactive: None,
+            time_limit: Some(time_limit),
+        };
         let mut command = self.command(&job, &scratch)?;
         command
             .arg("-serial")
@@ -94,23 +98,50 @@ impl<'a> Machine<'a> {
                 .arg("-chardev")
                 .arg(format!("file,id={port},path={}", path.display()))
                 .arg("-device")
-                .arg(format!("virtserialport,bus=results.0,chardev={port},name={port}"));
+                .arg(format!(
+                    "virtserialport,bus=results.0,chardev={port},name={port}"
+                ));
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(scratch.join("qemu"))?);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(scratch.join("qemu"))?);
         let child = spawn(&mut command)?;
         // The guest's own limit comes first: it can tell what it was waiting for.
         let deadline = Instant::now() + time_limit + Duration::from_secs(30);
-        Ok(Running { child, scratch, command: line(&command), started: Instant::now(), deadline })
+        Ok(Running {
+            child,
+            scratch,
+            command: line(&command),
+            started: Instant::now(),
+            deadline,
+        })
     }
 
     /// Boots and leaves the terminal to the guest, until its shell ends.
     pub fn interact(&self, script: &str) -> Result<ExitStatus> {
         let scratch = Scratch::new()?;
-        let size = tied("stty").arg("size").stdin(Stdio::inherit()).output()?.stdout;
+        let size = tied("stty")
+            .arg("size")
+            .stdin(Stdio::inherit())
+            .output()?
+            .stdout;
         let size = String::from_utf8_lossy(&size).into_owned();
-        let mut command = self.command(&Job { script, interactive: Some(size), time_limit: None }, &scratch)?;
+        let mut command = self.command(
+            &Job {
+                script,
+                interactive: Some(size),
+                time_limit: None,
+            },
+            &scratch,
+        )?;
         command
-            .args(["-chardev", "stdio,id=console,mux=on,signal=off", "-serial", "chardev:console"])
+            .args([
+                "-chardev",
+                "stdio,id=console,mux=on,signal=off",
+                "-serial",
+                "chardev:console",
+            ])
             .args(["-mon", "chardev=console"]);
         let status = spawn(&mut command)?.wait()?;
         // QEMU restores the terminal itself, unless it was killed.
@@ -121,7 +152,14 @@ impl<'a> Machine<'a> {
     fn command(&self, job: &Job<'_>, scratch: &Scratch) -> Result<std::process::Command> {
         let mut command = tied("qemu-system-x86_64");
         command
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35"])
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-machine",
+                "q35",
+            ])
             .args(self.accel.arguments(self.cpus))
             .args(["-smp", &self.cpus.to_string(), "-m", &self.memory]);
         if self.reset_ends {
@@ -133,7 +171,11 @@ impl<'a> Machine<'a> {
                 let mut file = File::create(&initramfs)?;
                 std::io::copy(&mut File::open(&self.image.initramfs)?, &mut file)?;
                 file.write_all(&job.archive()?)?;
-                command.arg("-kernel").arg(&self.image.kernel).arg("-initrd").arg(&initramfs);
+                command
+                    .arg("-kernel")
+                    .arg(&self.image.kernel)
+                    .arg("-initrd")
+                    .arg(&initramfs);
                 command.arg("-append").arg(self.kernel_arguments());
             }
             Firmware::Seabios => {}
@@ -147,7 +189,8 @@ impl<'a> Machine<'a> {
 
     fn kernel_arguments(&self) -> String {
         // Expedited grace periods: the scan of 256 targets waits for two of them at each empty one.
-        let mut arguments = "console=ttyS0 quiet panic=-1 rcupdate.rcu_expedited=1 scsi_mod.scan=".to_owned();
+        let mut arguments =
+            "console=ttyS0 quiet panic=-1 rcupdate.rcu_expedited=1 scsi_mod.scan=".to_owned();
         match &self.targets {
             Some(targets) => {
                 arguments.push_str("manual lunar.targets=");
@@ -175,7 +218,11 @@ impl Job<'_> {
             archive.file("job/interactive", 0o644, size.as_bytes())?;
         }
         if let Some(limit) = self.time_limit {
-            archive.file("job/limit", 0o644, format!("{}\n", limit.as_secs()).as_bytes())?;
+            archive.file(
+                "job/limit",
+                0o644,
+                format!("{}\n", limit.as_secs()).as_bytes(),
+            )?;
         }
         archive.finish()
     }
@@ -227,7 +274,10 @@ impl Running {
     pub fn wait_for(&mut self, words: &str) -> Result<()> {
         while !self.said("stdout").contains(words) {
             if !self.is_running()? {
-                bail!("the guest ended without saying \"{words}\"{}", self.epitaph());
+                bail!(
+                    "the guest ended without saying \"{words}\"{}",
+                    self.epitaph()
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -237,7 +287,10 @@ impl Running {
     /// `kill -9`: the machine vanishes in the middle of whatever it does.
     pub fn kill(mut self) -> Result<()> {
         if !self.is_running()? {
-            bail!("the guest ended before it could be killed{}", self.epitaph());
+            bail!(
+                "the guest ended before it could be killed{}",
+                self.epitaph()
+            );
         }
         self.child.kill()?;
         self.child.wait()?;
@@ -273,7 +326,9 @@ impl Running {
     }
 
     fn said(&self, port: &str) -> String {
-        std::fs::read(self.scratch.join(port)).map(|said| String::from_utf8_lossy(&said).into_owned()).unwrap_or_default()
+        std::fs::read(self.scratch.join(port))
+            .map(|said| String::from_utf8_lossy(&said).into_owned())
+            .unwrap_or_default()
     }
 
     /// All that is known about a machine that did not do its job.
@@ -314,7 +369,12 @@ pub fn path_value(path: &Path) -> String {
 
 /// Whether KVM really runs our guest: some machines have the device, and a guest under it never gets going.
 pub fn kvm_works(image: &GuestImage, cache: &Path) -> Result<bool> {
-    if File::options().read(true).write(true).open("/dev/kvm").is_err() {
+    if File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_err()
+    {
         return Ok(false);
     }
     let release = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
@@ -324,10 +384,17 @@ pub fn kvm_works(image: &GuestImage, cache: &Path) -> Result<bool> {
     {
         return Ok(known == "yes");
     }
-    let machine = Machine { accel: Accel::Kvm, targets: Some(String::new()), ..Machine::new(image, Vec::new()) };
+    let machine = Machine {
+        accel: Accel::Kvm,
+        targets: Some(String::new()),
+        ..Machine::new(image, Vec::new())
+    };
     let mut running = machine.start("true", Duration::from_secs(5))?;
     running.deadline = Instant::now() + Duration::from_secs(6);
     let works = running.finish().is_ok();
-    std::fs::write(verdict, format!("{release}{}", if works { "yes" } else { "no" }))?;
+    std::fs::write(
+        verdict,
+        format!("{release}{}", if works { "yes" } else { "no" }),
+    )?;
     Ok(works)
 }

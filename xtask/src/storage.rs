@@ -34,26 +34,38 @@ impl Disks {
             let path = scratch.join(&format!("disk{number}.raw"));
             create("raw", &path, size)?;
             format!("file={},format=raw", path_value(&path))
-        } else if specification.split(',').next().is_some_and(|first| first.contains('=')) {
+        } else if specification
+            .split(',')
+            .next()
+            .is_some_and(|first| first.contains('='))
+        {
             specification.to_owned()
         } else {
             image(Path::new(specification))?
         };
-        let device = if drive.contains("media=cdrom") { "scsi-cd" } else { "scsi-hd" };
+        let device = if drive.contains("media=cdrom") {
+            "scsi-cd"
+        } else {
+            "scsi-hd"
+        };
         self.count += 1;
         self.drive(&format!("{drive},if=none,id=drive{number}"));
-        self.device(&format!("{device},drive=drive{number},id=disk{number},scsi-id={number},lun=0"));
+        self.device(&format!(
+            "{device},drive=drive{number},id=disk{number},scsi-id={number},lun=0"
+        ));
         Ok(())
     }
 
     /// Adds a `-drive`.
     pub fn drive(&mut self, value: &str) {
-        self.options.extend(["--drive".to_owned(), value.to_owned()]);
+        self.options
+            .extend(["--drive".to_owned(), value.to_owned()]);
     }
 
     /// Adds a `-device`.
     pub fn device(&mut self, value: &str) {
-        self.options.extend(["--device".to_owned(), value.to_owned()]);
+        self.options
+            .extend(["--device".to_owned(), value.to_owned()]);
     }
 
     /// The options.
@@ -64,21 +76,35 @@ impl Disks {
 
 /// Creates an empty image.
 pub fn create(format: &str, path: &Path, size: &str) -> Result<()> {
-    read(tied("qemu-img").args(["create", "-q", "-f", format]).arg(path).arg(size)).map(drop)
+    read(
+        tied("qemu-img")
+            .args(["create", "-q", "-f", format])
+            .arg(path)
+            .arg(size),
+    )
+    .map(drop)
 }
 
 /// A number with a unit: the size of a disk to be made.
 fn size(specification: &str) -> Option<&str> {
     let digits = specification.strip_suffix(['K', 'M', 'G', 'T'])?;
-    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then_some(specification)
+    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .then_some(specification)
 }
 
 /// The drive for an image file; its name tells the format.
 fn image(path: &Path) -> Result<String> {
-    let path = path.canonicalize().with_context(|| format!("--disk {}", path.display()))?;
-    let extension = path.extension().map(|extension| extension.to_string_lossy().into_owned());
+    let path = path
+        .canonicalize()
+        .with_context(|| format!("--disk {}", path.display()))?;
+    let extension = path
+        .extension()
+        .map(|extension| extension.to_string_lossy().into_owned());
     Ok(match extension.as_deref() {
-        Some("iso") => format!("file={},format=raw,media=cdrom,readonly=on", path_value(&path)),
+        Some("iso") => format!(
+            "file={},format=raw,media=cdrom,readonly=on",
+            path_value(&path)
+        ),
         Some("qcow2") => format!("file={},format=qcow2", path_value(&path)),
         _ => format!("file={},format=raw", path_value(&path)),
     })
@@ -86,7 +112,10 @@ fn image(path: &Path) -> Result<String> {
 
 /// The disks' controller on QEMU's command line when QEMU serves them itself.
 pub fn by_qemu(disks: &Disks, queues: u32) -> Vec<String> {
-    let mut options = vec!["-device".to_owned(), format!("virtio-scsi-pci,id=scsi0,num_queues={queues}")];
+    let mut options = vec![
+        "-device".to_owned(),
+        format!("virtio-scsi-pci,id=scsi0,num_queues={queues}"),
+    ];
     options.extend_from_slice(disks.options());
     options
 }
@@ -107,20 +136,40 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts it, and waits until all its sockets are there.
-    pub fn start(lunar: &Path, scratch: &Scratch, arguments: &[String], sockets: &[&Path]) -> Result<Self> {
+    pub fn start(
+        lunar: &Path,
+        scratch: &Scratch,
+        arguments: &[String],
+        sockets: &[&Path],
+    ) -> Result<Self> {
         let (said, log) = (scratch.join("serve.stdout"), scratch.join("serve.stderr"));
         let mut command = tied(lunar);
         command.arg("serve").args(arguments).stdin(Stdio::null());
-        command.stdout(File::create(&said)?).stderr(File::create(&log)?);
+        command
+            .stdout(File::create(&said)?)
+            .stderr(File::create(&log)?);
         let child = spawn(&mut command)?;
-        let mut daemon = Self { child, command: line(&command), log, said };
+        let mut daemon = Self {
+            child,
+            command: line(&command),
+            log,
+            said,
+        };
         let deadline = Instant::now() + Duration::from_secs(10);
         while !sockets.iter().all(|socket| socket.exists()) {
             if let Some(status) = daemon.child.try_wait()? {
-                bail!("{} ended at once: {status}\n{}", daemon.command, daemon.log().trim_end());
+                bail!(
+                    "{} ended at once: {status}\n{}",
+                    daemon.command,
+                    daemon.log().trim_end()
+                );
             }
             if Instant::now() > deadline {
-                bail!("{} did not make its socket in time\n{}", daemon.command, daemon.log().trim_end());
+                bail!(
+                    "{} did not make its socket in time\n{}",
+                    daemon.command,
+                    daemon.log().trim_end()
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -141,7 +190,11 @@ impl Daemon {
     pub fn stop(mut self) -> Result<()> {
         let status = stop(&mut self.child, Duration::from_secs(5))?;
         if !status.success() {
-            bail!("{} failed: {status}\n{}", self.command, self.log().trim_end());
+            bail!(
+                "{} failed: {status}\n{}",
+                self.command,
+                self.log().trim_end()
+            );
         }
         Ok(())
     }
