@@ -29,11 +29,16 @@
 //! [`Error`] for everything. An image that cannot be opened explains itself in one line: the file, what is wrong with
 //! it, and what to do. Sense data is made elsewhere, in one place.
 
+mod bounce;
+mod file;
 mod filter;
+mod host;
+mod lock;
 mod memory;
 mod node;
 mod null;
 mod op;
+mod raw;
 
 use std::rc::Rc;
 

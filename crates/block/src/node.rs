@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Error, Image, memory, null};
+use crate::host::Expect;
+use crate::{Error, Image, file, memory, null, raw};
 
 /// How an image is opened (drive options and block nodes both end here); see [`open_node`].
 #[derive(Clone, Debug)]
@@ -157,9 +158,9 @@ pub fn open_node(driver: Driver, options: &NodeOptions) -> Result<Arc<dyn Image>
             Ok(null::open(size, read_zeroes, latency, options))
         }
         Driver::Memory { size } => memory::open(size, options),
-        Driver::File { .. }
-        | Driver::HostDevice { .. }
-        | Driver::Raw { .. }
-        | Driver::Qcow2 { .. } => Err(Error::Open("this driver is being written".into())),
+        Driver::File { filename } => file::open(&filename, Expect::File, options),
+        Driver::HostDevice { filename } => file::open(&filename, Expect::Device, options),
+        Driver::Raw { file, offset, size } => raw::open(file, offset, size, options),
+        Driver::Qcow2 { .. } => Err(Error::Open("this driver is being written".into())),
     }
 }

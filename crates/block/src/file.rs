@@ -1,0 +1,223 @@
+//! `file` and `host_device`: bytes of the host, through `io_uring` directly on the guest's memory.
+//!
+//! An operation that suits the file is one entry in the ring and one completion. What does not suit it (memory that
+//! `O_DIRECT` refuses, a short transfer, a range that cannot be zeroed in one call) is handed to a task, see
+//! [`crate::bounce`].
+
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lunar_reactor::{File, Handle, Syscall, Token};
+use rustix::fs::FallocateFlags;
+
+use crate::bounce::Lane;
+use crate::filter::{Gate, Ledger, Policy};
+use crate::host::{Align, Expect, HostFile};
+use crate::op::Step;
+use crate::{DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Stats};
+
+/// The image.
+#[derive(Debug)]
+pub(crate) struct FileImage {
+    shared: Arc<Shared>,
+    policy: Policy,
+    ledger: Ledger,
+    size: u64,
+}
+
+/// What all data handles of an image have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub host: HostFile,
+    /// Held while a block of the medium is read, changed in part and written back.
+    pub patching: tokio::sync::Mutex<()>,
+}
+
+/// Opens a file or a device.
+pub(crate) fn open(
+    path: &Path,
+    expect: Expect,
+    options: &NodeOptions,
+) -> Result<Arc<dyn Image>, Error> {
+    let host = HostFile::open(path, expect, options, false)?;
+    let end = host.end()?;
+    Ok(Arc::new(FileImage {
+        policy: Policy::new(options, host.can_punch),
+        ledger: Ledger::default(),
+        // QEMU's rule: the last sector may be cut short in the file.
+        size: end.checked_next_multiple_of(512).unwrap_or(end),
+        shared: Arc::new(Shared {
+            host,
+            patching: tokio::sync::Mutex::new(()),
+        }),
+    }))
+}
+
+impl Image for FileImage {
+    fn info(&self) -> Info {
+        let host = &self.shared.host;
+        Info {
+            size: self.size,
+            read_only: self.policy.read_only,
+            request_align: host.align.request.max(host.align.memory),
+            discard_granularity: host.granularity,
+            can_discard: self.policy.unmap,
+            discard_zeroes: self.policy.unmap,
+            flushes: !self.policy.no_flush,
+            name: host.name(),
+        }
+    }
+
+    fn open(&self, reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
+        let file = reactor.register(self.shared.host.duplicate()?);
+        Ok(Rc::new(FileHandle {
+            lane: Rc::new(Lane {
+                reactor: reactor.clone(),
+                file,
+                shared: Arc::clone(&self.shared),
+            }),
+            align: self.shared.host.align,
+            gate: self.ledger.gate(self.policy),
+        }))
+    }
+
+    fn stats(&self) -> Stats {
+        self.ledger.total()
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        self.shared.host.close(!self.policy.no_flush)
+    }
+}
+
+struct FileHandle {
+    lane: Rc<Lane>,
+    align: Align,
+    gate: Gate,
+}
+
+impl FileHandle {
+    fn file(&self) -> &File {
+        &self.lane.file
+    }
+
+    /// Whether the kernel takes `op` as it is.
+    #[inline]
+    fn suits(&self, op: &Op) -> bool {
+        let Align { memory, request } = self.align;
+        if memory == 1 && request == 1 {
+            return true;
+        }
+        let (memory, request) = (u64::from(memory) - 1, u64::from(request) - 1);
+        (op.offset | op.len) & request == 0
+            && op
+                .data
+                .segments()
+                .iter()
+                .all(|s| s.iov_base.addr() as u64 & memory == 0 && s.iov_len as u64 & request == 0)
+    }
+
+    /// Gives the next step of `op` to the kernel.
+    #[inline]
+    fn submit(&self, op: &Op, token: Token) -> Progress {
+        let call = match (op.step, op.kind) {
+            (Step::Sync, _) | (_, OpKind::Flush) => Syscall::Sync { data_only: true },
+            (_, OpKind::Read) => Syscall::Read {
+                data: op.data,
+                offset: op.offset,
+                rw_flags: 0,
+            },
+            (_, OpKind::Write { fua }) => Syscall::Write {
+                data: op.data,
+                offset: op.offset,
+                rw_flags: write_flags(fua),
+            },
+            (_, OpKind::Discard | OpKind::WriteZeroes { .. }) => Syscall::Allocate {
+                mode: zero_mode(op.kind),
+                offset: op.offset,
+                len: op.len,
+            },
+        };
+        self.lane.reactor.submit(self.file(), call, token);
+        Progress::Pending
+    }
+
+    /// Hands the rest of `op`, from byte `done` on, to a task, which delivers the operation's result.
+    fn hand_over(&self, op: &mut Op, done: usize, token: Token) -> Progress {
+        op.step = Step::Task;
+        let (lane, op) = (Rc::clone(&self.lane), *op);
+        self.lane.reactor.spawn(async move {
+            let result = match op.kind {
+                OpKind::Read => lane.read(op, done).await,
+                OpKind::Write { fua } => lane.write(op, done, write_flags(fua)).await,
+                OpKind::Flush => lane.sync().await,
+                OpKind::Discard | OpKind::WriteZeroes { .. } => {
+                    let fua = matches!(op.kind, OpKind::WriteZeroes { fua: true, .. });
+                    lane.zero(op.offset, op.len, zero_mode(op.kind), fua).await
+                }
+            };
+            lane.reactor
+                .deliver(token, result.err().map_or(0, |e| -e.raw_os_error()));
+        });
+        Progress::Pending
+    }
+}
+
+impl DataHandle for FileHandle {
+    fn start(&self, op: &mut Op, token: Token) -> Progress {
+        if let Some(over) = self.gate.admit(op) {
+            return over;
+        }
+        if self.suits(op) {
+            return self.submit(op, token);
+        }
+        if matches!(op.kind, OpKind::Read | OpKind::Write { .. }) {
+            self.gate.bounced();
+        }
+        self.hand_over(op, 0, token)
+    }
+
+    fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress {
+        let done = match usize::try_from(result) {
+            Ok(done) => done,
+            Err(_) if op.step != Step::Task && matches!(-result, libc::EINTR | libc::EAGAIN) => {
+                return self.submit(op, token);
+            }
+            Err(_) if op.step == Step::Whole && cannot_zero(op.kind, -result) => {
+                return self.hand_over(op, 0, token);
+            }
+            Err(_) => return self.gate.done(Err(Error::from_errno(-result))),
+        };
+        match (op.step, op.kind) {
+            (Step::Whole, OpKind::Read | OpKind::Write { .. }) if (done as u64) < op.len => {
+                self.hand_over(op, done, token)
+            }
+            (Step::Whole, OpKind::WriteZeroes { fua: true, .. }) => {
+                op.step = Step::Sync;
+                self.submit(op, token)
+            }
+            _ => self.gate.done(Ok(())),
+        }
+    }
+}
+
+fn write_flags(fua: bool) -> i32 {
+    if fua { libc::RWF_DSYNC } else { 0 }
+}
+
+/// Discarding here is zeroing with permission to free: the range reads as zeroes, as [`Info::discard_zeroes`] says.
+fn zero_mode(kind: OpKind) -> i32 {
+    let flags = match kind {
+        OpKind::WriteZeroes { unmap: false, .. } => FallocateFlags::ZERO_RANGE,
+        _ => FallocateFlags::PUNCH_HOLE,
+    };
+    (flags | FallocateFlags::KEEP_SIZE).bits().cast_signed()
+}
+
+/// The kernel will not zero this range by itself: because it cannot, or because the range does not fit the device's
+/// blocks.
+fn cannot_zero(kind: OpKind, errno: i32) -> bool {
+    matches!(kind, OpKind::Discard | OpKind::WriteZeroes { .. })
+        && matches!(errno, libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL)
+}

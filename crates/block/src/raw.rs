@@ -1,0 +1,150 @@
+//! `raw`: another image, or a part of it, as it is.
+//!
+//! A raw node that adds nothing costs nothing: its data handles are those of the image beneath.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lunar_reactor::{Handle, Token};
+
+use crate::filter::{Gate, Ledger, Policy};
+use crate::{
+    DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Stats,
+};
+
+/// The image.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    file: Arc<dyn Image>,
+    offset: u64,
+    size: u64,
+    policy: Policy,
+    /// Counts for the part, or for the options; unused when the data handles are the file's.
+    ledger: Option<Ledger>,
+}
+
+/// Opens a part of `file`, or all of it.
+pub(crate) fn open(
+    file: Arc<dyn Image>,
+    offset: u64,
+    size: Option<u64>,
+    options: &NodeOptions,
+) -> Result<Arc<dyn Image>, Error> {
+    let below = file.info();
+    let refuse = |what: String| Error::Open(format!("{}: {what}", below.name));
+    if below.read_only && !options.read_only {
+        return Err(refuse(
+            "the file node is read-only; open the raw node with read-only=on too".into(),
+        ));
+    }
+    let rest = below.size.checked_sub(offset).ok_or_else(|| {
+        refuse(format!(
+            "offset={offset} is past its end ({} bytes); choose a smaller one",
+            below.size
+        ))
+    })?;
+    let size = size.unwrap_or(rest);
+    if size > rest {
+        return Err(refuse(format!(
+            "size={size} at offset={offset} is more than it holds ({} bytes); choose a smaller one",
+            below.size
+        )));
+    }
+    if !offset.is_multiple_of(512) || !size.is_multiple_of(512) {
+        return Err(refuse(
+            "offset= and size= of a raw node must be multiples of 512".into(),
+        ));
+    }
+    let policy = Policy::new(options, below.can_discard);
+    let adds_nothing = offset == 0
+        && size == below.size
+        && policy.read_only == below.read_only
+        && (!policy.no_flush || !below.flushes)
+        && policy.unmap == below.can_discard
+        && policy.detect_zeroes == DetectZeroes::Off;
+    Ok(Arc::new(Raw {
+        file,
+        offset,
+        size,
+        policy,
+        ledger: (!adds_nothing).then(Ledger::default),
+    }))
+}
+
+impl Image for Raw {
+    fn info(&self) -> Info {
+        let below = self.file.info();
+        Info {
+            size: self.size,
+            read_only: self.policy.read_only,
+            can_discard: self.policy.unmap,
+            discard_zeroes: self.policy.unmap && below.discard_zeroes,
+            flushes: below.flushes && !self.policy.no_flush,
+            ..below
+        }
+    }
+
+    fn open(&self, reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
+        let inner = self.file.open(reactor)?;
+        Ok(match &self.ledger {
+            None => inner,
+            Some(ledger) => Rc::new(RawHandle {
+                inner,
+                offset: self.offset,
+                size: self.size,
+                gate: ledger.gate(self.policy),
+            }),
+        })
+    }
+
+    fn stats(&self) -> Stats {
+        let below = self.file.stats();
+        match &self.ledger {
+            None => below,
+            Some(ledger) => Stats {
+                bounces: below.bounces,
+                ..ledger.total()
+            },
+        }
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        self.file.close()
+    }
+}
+
+struct RawHandle {
+    inner: Rc<dyn DataHandle>,
+    offset: u64,
+    size: u64,
+    gate: Gate,
+}
+
+impl RawHandle {
+    fn pass(&self, progress: Progress) -> Progress {
+        match progress {
+            Progress::Done(result) => self.gate.done(result),
+            Progress::Pending => Progress::Pending,
+        }
+    }
+}
+
+impl DataHandle for RawHandle {
+    fn start(&self, op: &mut Op, token: Token) -> Progress {
+        if let Some(over) = self.gate.admit(op) {
+            return over;
+        }
+        if op.kind != OpKind::Flush {
+            // What lies outside the part belongs to somebody else, so here the range is checked.
+            match op.offset.checked_add(op.len) {
+                Some(end) if end <= self.size => op.offset += self.offset,
+                _ => return self.gate.done(Err(Error::OutOfRange)),
+            }
+        }
+        self.pass(self.inner.start(op, token))
+    }
+
+    fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress {
+        self.pass(self.inner.resume(op, token, result))
+    }
+}
