@@ -1,138 +1,157 @@
 //! The virtio-scsi device: control, event and request queues.
 //!
-//! [`Workers`] are the process's reactors; a [`Controller`] is one virtio-scsi device, whose queues are spread over
-//! them. Transports (vhost-user now, vfio-user later) drive a controller through this interface alone.
-#![allow(
-    clippy::unimplemented,
-    missing_docs,
-    unused_variables,
-    dead_code,
-    reason = "SKELETON: replace"
-)]
+//! A [`Controller`] is one virtio-scsi device: a nexus, a map of logical units, and rings that a driver has set up.
+//! [`Workers`] are the process's reactors, over which the rings of all controllers are spread. Transports (vhost-user
+//! now, vfio-user later) drive a controller through this interface alone; they know rings and features, and nothing of
+//! SCSI.
+//!
+//! # The central type
+//! Inside, everything is about a *request slot*: the chain a driver made available, taken apart once, from the moment
+//! it is popped until it is in the used ring. A command ends inline, as one block operation, or as a task of several
+//! steps; all three ways meet in the one function that writes the response and hands the chain back.
+//!
+//! # Threading
+//! Any worker can serve any ring; a ring stays where it is placed. What a worker needs for the data path it owns: its
+//! rings, and for each controller a map of logical units with its own data handles. No lock is taken and no counter
+//! shared. Control threads (and workers among themselves, for task management) send typed messages. Every method of
+//! `Controller` that changes the data path waits until the workers have done it.
+//!
+//! # Errors
+//! What a guest does wrong with a request is answered in the request. What it does wrong with a ring (a loop, an
+//! address outside its memory, a chain too short for its headers) breaks that ring, once and for good: nothing more is
+//! taken from it until it is started again, the transport's error descriptor is signalled, one line is logged, and the
+//! other rings go on. [`Error`] is what a transport or a user asked for and cannot have.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+mod barrier;
+mod config;
+mod control;
+mod controller;
+mod event;
+mod features;
+mod queue;
+mod request;
+mod ring;
+mod slot;
+mod tmf;
+mod wire;
+mod worker;
+mod workers;
 
-use lunar_target::{LogicalUnit, NexusId};
+#[cfg(test)]
+mod tests;
 
-/// Process-wide data-path threads.
-#[derive(Debug)]
-pub struct Workers {}
-#[derive(Clone, Debug)]
-pub struct WorkersConfig {
-    pub count: usize,
-    pub spin: std::time::Duration,
-    pub cpus: Vec<usize>,
-}
-impl Workers {
-    pub fn start(config: WorkersConfig) -> std::io::Result<Arc<Workers>> {
-        unimplemented!()
-    }
-    /// Drains and joins.
-    pub fn stop(&self) {
-        unimplemented!()
-    }
-}
+pub use config::ControllerConfig;
+pub use controller::Controller;
+pub use features::Features;
+pub use lunar_target::{LogicalUnit, NexusId};
+pub use lunar_virtqueue::GuestMemory;
+pub use ring::RingSetup;
+pub use workers::{Workers, WorkersConfig};
 
-#[derive(Clone, Debug)]
-pub struct ControllerConfig {
-    pub id: String,
-    pub request_queues: u16,
-    pub max_sectors: u32,
-    pub cmd_per_lun: u32,
-    pub seg_max: u32,
-    pub hotplug: bool,
-    pub param_change: bool,
-}
-
-/// One virtio-scsi device. Every method that changes the data path is a barrier: when it returns, it is so.
-#[derive(Debug)]
-pub struct Controller {}
-
-/// A ring as the driver set it up. Addresses are those of the transport (front-end user addresses for vhost-user).
-#[derive(Debug)]
-pub struct RingSetup {
-    pub size: u16,
-    pub desc: u64,
-    pub avail: u64,
-    pub used: u64,
-    pub next_avail: u16,
-    pub kick: Option<OwnedFd>,
-    pub call: Option<OwnedFd>,
-    pub err: Option<OwnedFd>,
-}
-
-impl Controller {
-    pub fn new(workers: &Arc<Workers>, config: ControllerConfig) -> Result<Arc<Controller>, Error> {
-        unimplemented!()
-    }
-    pub fn nexus(&self) -> NexusId {
-        unimplemented!()
-    }
-    /// Device and ring features offered (never transport bits).
-    pub fn features(&self) -> u64 {
-        unimplemented!()
-    }
-    pub fn set_features(&self, acked: u64) -> Result<(), Error> {
-        unimplemented!()
-    }
-    /// Control + event + request queues.
-    pub fn queue_count(&self) -> usize {
-        unimplemented!()
-    }
-    pub fn read_config(&self, offset: usize, to: &mut [u8]) -> Result<(), Error> {
-        unimplemented!()
-    }
-    pub fn write_config(&self, offset: usize, from: &[u8]) -> Result<(), Error> {
-        unimplemented!()
-    }
-    /// Replaces the memory map. Running rings are quiesced, re-translated (their transport addresses stay) and go on; returns when nothing uses the old map.
-    pub fn set_memory(&self, memory: Arc<GuestMemory>) -> Result<(), Error> {
-        unimplemented!()
-    }
-    /// Starts a ring (still disabled unless `enabled`). On every start the ring is looked into once without waiting for a kick.
-    pub fn start_queue(&self, index: usize, ring: RingSetup, enabled: bool) -> Result<(), Error> {
-        unimplemented!()
-    }
-    pub fn enable_queue(&self, index: usize, enabled: bool) -> Result<(), Error> {
-        unimplemented!()
-    }
-    pub fn set_kick(&self, index: usize, kick: Option<OwnedFd>) -> Result<(), Error> {
-        unimplemented!()
-    }
-    pub fn set_call(&self, index: usize, call: Option<OwnedFd>) -> Result<(), Error> {
-        unimplemented!()
-    }
-    pub fn set_err(&self, index: usize, err: Option<OwnedFd>) -> Result<(), Error> {
-        unimplemented!()
-    }
-    /// Stops a ring after everything in flight has completed; returns the next avail index.
-    pub fn stop_queue(&self, index: usize) -> Result<u16, Error> {
-        unimplemented!()
-    }
-    /// Virtio device reset: outstanding commands are ended, rings stopped, configuration and subscriptions back to their initial state, nexus-loss handling.
-    pub fn reset(&self) {
-        unimplemented!()
-    }
-    /// The front end has gone away (socket closed): like reset, with the memory map dropped.
-    pub fn disconnect(&self) {
-        unimplemented!()
-    }
-    /// Puts a logical unit at an address. With a running guest: RESCAN event and 3F/0E.
-    pub fn attach(&self, target: u8, lun: u16, unit: Arc<dyn LogicalUnit>) -> Result<(), Error> {
-        unimplemented!()
-    }
-    /// Takes it away: commands in flight are finished, REMOVED event, then the address is free.
-    pub fn detach(&self, target: u8, lun: u16) -> Result<(), Error> {
-        unimplemented!()
-    }
-}
-/// From lunar-virtqueue.
-#[derive(Debug)]
-pub struct GuestMemory;
+/// Why a controller cannot do what a transport or a user asks.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    #[error("{0}")]
-    Invalid(String),
+    /// The configuration makes no device.
+    #[error("controller {id}: {reason}")]
+    Configuration {
+        /// The controller.
+        id: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// Feature bits that were not offered and cannot be ignored.
+    #[error("feature bits {0:#x} are not supported")]
+    Features(u64),
+    /// A read or write outside the configuration space.
+    #[error("{len} bytes at offset {offset} are outside the configuration space")]
+    ConfigRange {
+        /// First byte.
+        offset: usize,
+        /// Bytes.
+        len: usize,
+    },
+    /// The driver has chosen an impossible size.
+    #[error("{field} = {value} is not below {limit}")]
+    ConfigValue {
+        /// The field.
+        field: &'static str,
+        /// What it was to be.
+        value: u32,
+        /// What it has to be less than.
+        limit: u32,
+    },
+    /// There is no queue of this index.
+    #[error("queue {index} does not exist: there are {count}")]
+    NoQueue {
+        /// The index.
+        index: usize,
+        /// Control, event and request queues.
+        count: usize,
+    },
+    /// The queue has been started already.
+    #[error("queue {0} is running")]
+    Running(usize),
+    /// The queue has not been started.
+    #[error("queue {0} is not running")]
+    NotRunning(usize),
+    /// A ring was started before guest memory was known.
+    #[error("no guest memory has been set")]
+    NoMemory,
+    /// A ring's size or addresses are impossible.
+    #[error("queue {index}")]
+    Ring {
+        /// The queue.
+        index: usize,
+        /// What is wrong with the ring.
+        source: lunar_virtqueue::Error,
+    },
+    /// A LUN above 16383.
+    #[error("LUN {0} is above 16383")]
+    Lun(u16),
+    /// The address has a logical unit.
+    #[error("target {target} LUN {lun} is taken")]
+    Occupied {
+        /// Target.
+        target: u8,
+        /// LUN.
+        lun: u16,
+    },
+    /// The logical unit has another address on this controller.
+    #[error("the logical unit is already at target {target} LUN {lun}")]
+    Attached {
+        /// Target.
+        target: u8,
+        /// LUN.
+        lun: u16,
+    },
+    /// The address has no logical unit.
+    #[error("nothing is at target {target} LUN {lun}")]
+    Absent {
+        /// Target.
+        target: u8,
+        /// LUN.
+        lun: u16,
+    },
+    /// A worker could not open the logical unit's image.
+    #[error("cannot open the image of target {target} LUN {lun}")]
+    Image {
+        /// Target.
+        target: u8,
+        /// LUN.
+        lun: u16,
+        /// The block layer's reason.
+        source: lunar_block::Error,
+    },
+    /// A descriptor of the ring cannot be used.
+    #[error("queue {index}: cannot use the event descriptor")]
+    Descriptor {
+        /// The queue.
+        index: usize,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The workers have been stopped.
+    #[error("the workers have been stopped")]
+    Stopped,
 }

@@ -1,0 +1,478 @@
+//! One virtio-scsi device, from the outside.
+
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lunar_target::{LogicalUnit, LunMap, NexusId, UnitAttention, Who};
+use lunar_virtqueue::GuestMemory;
+
+use crate::barrier::Barrier;
+use crate::config::{self, ControllerConfig, Sizes};
+use crate::queue::{CONTROL_QUEUE, EVENT_QUEUE, FIRST_REQUEST_QUEUE};
+use crate::ring::{Descriptor, RingSetup};
+use crate::wire::Event;
+use crate::worker::{Attach, Message, Start};
+use crate::{Error, Features, Workers};
+
+/// VIRTIO limits queue indices to 16 bits, drivers and front ends to much less.
+const MAX_REQUEST_QUEUES: u16 = 1022;
+const MAX_LUN: u16 = 16383;
+
+/// One virtio-scsi device.
+///
+/// Every method that changes the data path is a barrier: when it returns, it is so. Methods exclude each other; they
+/// wait for I/O in flight where their description says so, and never for the guest.
+pub struct Controller {
+    config: ControllerConfig,
+    nexus: NexusId,
+    workers: Arc<Workers>,
+    /// The worker of each queue.
+    homes: Vec<usize>,
+    /// Each worker that has a queue, once.
+    members: Vec<usize>,
+    state: Mutex<State>,
+}
+
+struct State {
+    features: Features,
+    sizes: Sizes,
+    memory: Option<Arc<GuestMemory>>,
+    units: LunMap<Arc<dyn LogicalUnit>>,
+    started: Vec<bool>,
+}
+
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controller")
+            .field("id", &self.config.id)
+            .field("nexus", &self.nexus)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Controller {
+    /// Makes a controller without logical units and places its queues on the workers.
+    pub fn new(workers: &Arc<Workers>, config: ControllerConfig) -> Result<Arc<Controller>, Error> {
+        if !(1..=MAX_REQUEST_QUEUES).contains(&config.request_queues) {
+            return Err(Error::Configuration {
+                id: config.id,
+                reason: "the number of request queues must be between 1 and 1022",
+            });
+        }
+        let requests: Vec<usize> = (0..config.request_queues)
+            .map(|_| workers.place())
+            .collect();
+        // The control and event queues have too little to do to count as load.
+        let home = requests.first().copied().unwrap_or(0);
+        let homes: Vec<usize> = [home, home].into_iter().chain(requests).collect();
+        let mut members = homes.clone();
+        members.sort_unstable();
+        members.dedup();
+        let controller = Controller {
+            nexus: workers.new_nexus(),
+            workers: workers.clone(),
+            state: Mutex::new(State {
+                features: Features::empty(),
+                sizes: Sizes::default(),
+                memory: None,
+                units: LunMap::new(),
+                started: vec![false; homes.len()],
+            }),
+            homes,
+            members,
+            config,
+        };
+        let nexus = controller.nexus;
+        let id: Arc<str> = controller.config.id.as_str().into();
+        controller.everywhere(|done| Message::AddPort {
+            nexus,
+            id: id.clone(),
+            done,
+        })?;
+        Ok(Arc::new(controller))
+    }
+
+    /// The nexus all its queues share (VS-057).
+    pub fn nexus(&self) -> NexusId {
+        self.nexus
+    }
+
+    /// How it was configured.
+    pub fn config(&self) -> &ControllerConfig {
+        &self.config
+    }
+
+    /// Device and ring features offered (never transport bits).
+    pub fn features(&self) -> u64 {
+        self.offered().bits()
+    }
+
+    fn offered(&self) -> Features {
+        Features::offered(self.config.hotplug, self.config.param_change)
+    }
+
+    /// What the driver has accepted. Rings started from now on obey it.
+    pub fn set_features(&self, acked: u64) -> Result<(), Error> {
+        self.lock().features = Features::negotiate(self.offered(), acked)?;
+        Ok(())
+    }
+
+    /// Control, event and request queues.
+    pub fn queue_count(&self) -> usize {
+        self.homes.len()
+    }
+
+    /// Reads from the configuration space.
+    pub fn read_config(&self, offset: usize, to: &mut [u8]) -> Result<(), Error> {
+        config::read(&self.config, self.lock().sizes, offset, to)
+    }
+
+    /// The driver writes to the configuration space. Requests started from now on have the sizes it has chosen.
+    pub fn write_config(&self, offset: usize, from: &[u8]) -> Result<(), Error> {
+        let mut state = self.lock();
+        let sizes = config::write(&self.config, state.sizes, offset, from)?;
+        if sizes != state.sizes {
+            let nexus = self.nexus;
+            self.everywhere(|done| Message::SetSizes { nexus, sizes, done })?;
+            state.sizes = sizes;
+        }
+        Ok(())
+    }
+
+    /// Replaces the memory map. Running rings finish what is in flight, are translated anew (their transport addresses
+    /// stay) and go on; a ring that is no longer in mapped memory is broken. Nothing uses the old map afterwards.
+    pub fn set_memory(&self, memory: Arc<GuestMemory>) -> Result<(), Error> {
+        let mut state = self.lock();
+        let nexus = self.nexus;
+        self.everywhere(|done| Message::SetMemory {
+            nexus,
+            memory: memory.clone(),
+            done,
+        })?;
+        state.memory = Some(memory);
+        Ok(())
+    }
+
+    /// Starts a ring, which is served once it is enabled. It is then looked into without waiting for a kick.
+    pub fn start_queue(&self, index: usize, setup: RingSetup, enabled: bool) -> Result<(), Error> {
+        let mut state = self.lock();
+        let home = self.home(index)?;
+        if state.is_started(index) {
+            return Err(Error::Running(index));
+        }
+        let memory = state.memory.clone().ok_or(Error::NoMemory)?;
+        let (reply, answer) = channel();
+        let start = Start {
+            nexus: self.nexus,
+            index,
+            setup,
+            enabled,
+            memory,
+            features: state.features,
+            reply,
+        };
+        self.workers.send(home, Message::Start(Box::new(start)))?;
+        answer.recv().map_err(|_| Error::Stopped)??;
+        state.set_started(index, true);
+        Ok(())
+    }
+
+    /// Lets a started ring be served, or not: what is in flight completes, nothing new is taken.
+    pub fn enable_queue(&self, index: usize, enabled: bool) -> Result<(), Error> {
+        let state = self.lock();
+        let nexus = self.nexus;
+        self.at(self.started_home(&state, index)?, |done| Message::Enable {
+            nexus,
+            index,
+            enabled,
+            done,
+        })
+    }
+
+    /// Replaces the descriptor by which the driver announces buffers. A ring without one is polled: while it is
+    /// enabled, its worker does not sleep.
+    pub fn set_kick(&self, index: usize, kick: Option<OwnedFd>) -> Result<(), Error> {
+        self.set_descriptor(index, Descriptor::Kick(kick))
+    }
+
+    /// Replaces the descriptor by which the driver is interrupted.
+    pub fn set_call(&self, index: usize, call: Option<OwnedFd>) -> Result<(), Error> {
+        self.set_descriptor(index, Descriptor::Call(call))
+    }
+
+    /// Replaces the descriptor by which the front end learns that a ring is broken.
+    pub fn set_err(&self, index: usize, err: Option<OwnedFd>) -> Result<(), Error> {
+        self.set_descriptor(index, Descriptor::Err(err))
+    }
+
+    fn set_descriptor(&self, index: usize, descriptor: Descriptor) -> Result<(), Error> {
+        let state = self.lock();
+        let home = self.started_home(&state, index)?;
+        let (reply, answer) = channel();
+        let message = Message::SetDescriptor {
+            nexus: self.nexus,
+            index,
+            descriptor,
+            reply,
+        };
+        self.workers.send(home, message)?;
+        answer
+            .recv()
+            .map_err(|_| Error::Stopped)?
+            .map_err(|source| Error::Descriptor { index, source })
+    }
+
+    /// Stops a ring after everything in flight has completed; returns the next avail index.
+    pub fn stop_queue(&self, index: usize) -> Result<u16, Error> {
+        self.stop_locked(&mut self.lock(), index)
+    }
+
+    fn stop_locked(&self, state: &mut State, index: usize) -> Result<u16, Error> {
+        let home = self.started_home(state, index)?;
+        let (reply, answer) = channel();
+        let nexus = self.nexus;
+        self.workers.send(
+            home,
+            Message::Stop {
+                nexus,
+                index,
+                reply,
+            },
+        )?;
+        let next_avail = answer.recv().map_err(|_| Error::Stopped)?;
+        state.set_started(index, false);
+        Ok(next_avail)
+    }
+
+    /// Device reset: outstanding commands are ended, rings stopped, the configuration space and notices of missed
+    /// events back to their initial state; logical units see a loss of this nexus (VS-040, VS-057). Guest memory stays.
+    pub fn reset(&self) {
+        self.reset_locked(&mut self.lock());
+    }
+
+    /// The front end has gone away: a reset, and the memory map is dropped.
+    pub fn disconnect(&self) {
+        let mut state = self.lock();
+        self.reset_locked(&mut state);
+        state.memory = None;
+    }
+
+    fn reset_locked(&self, state: &mut State) {
+        // The control queue first, so that no task management function starts while the others drain.
+        for index in 0..self.queue_count() {
+            if state.is_started(index) {
+                // Stopped workers have no rings left to stop.
+                let _: Result<u16, Error> = self.stop_locked(state, index);
+            }
+        }
+        let nexus = self.nexus;
+        let _: Result<(), Error> = self.everywhere(|done| Message::ResetPort { nexus, done });
+        state.features = Features::empty();
+        state.sizes = Sizes::default();
+        for (_, _, unit) in state.units.iter() {
+            unit.state().nexus_loss(self.nexus);
+        }
+    }
+
+    /// Puts a logical unit at an address. A guest that is running gets a RESCAN event, and 3F/0E from the units
+    /// behind the same target (VS-064, VS-065).
+    pub fn attach(&self, target: u8, lun: u16, unit: Arc<dyn LogicalUnit>) -> Result<(), Error> {
+        if lun > MAX_LUN {
+            return Err(Error::Lun(lun));
+        }
+        let mut state = self.lock();
+        if state.units.get(target, lun).is_some() {
+            return Err(Error::Occupied { target, lun });
+        }
+        if let Some((target, lun, _)) = state.units.iter().find(|(_, _, other)| same(other, &unit))
+        {
+            return Err(Error::Attached { target, lun });
+        }
+        unit.state().add_nexus(self.nexus);
+        if let Err(error) = self.attach_on_workers(target, lun, &unit) {
+            let _: Result<(), Error> = self.detach_from_workers(target, lun);
+            unit.state().remove_nexus(self.nexus);
+            return Err(error);
+        }
+        state.raise_on_siblings(self.nexus, target);
+        // The address was free and is in range, so it is taken now.
+        let _: Result<(), _> = state.units.insert(target, lun, unit);
+        self.report(&state, Event::Rescan { target, lun })
+    }
+
+    /// Takes it away: commands in flight are finished, then a REMOVED event, then the address is free (VS-066).
+    pub fn detach(&self, target: u8, lun: u16) -> Result<(), Error> {
+        let mut state = self.lock();
+        let unit = state
+            .units
+            .remove(target, lun)
+            .ok_or(Error::Absent { target, lun })?;
+        let detached = self.detach_from_workers(target, lun);
+        unit.state().remove_nexus(self.nexus);
+        state.raise_on_siblings(self.nexus, target);
+        detached?;
+        self.report(&state, Event::Removed { target, lun })
+    }
+
+    /// Reports a changed parameter of a logical unit, its capacity for example, to a driver that wants to know. The
+    /// unit attention of the same codes is the logical unit's own affair.
+    pub fn param_changed(&self, target: u8, lun: u16, asc: u8, ascq: u8) -> Result<(), Error> {
+        let state = self.lock();
+        if state.units.get(target, lun).is_none() {
+            return Err(Error::Absent { target, lun });
+        }
+        self.report(
+            &state,
+            Event::ParamChange {
+                target,
+                lun,
+                asc,
+                ascq,
+            },
+        )
+    }
+
+    fn attach_on_workers(
+        &self,
+        target: u8,
+        lun: u16,
+        unit: &Arc<dyn LogicalUnit>,
+    ) -> Result<(), Error> {
+        let (reply, answers) = channel();
+        for &worker in &self.members {
+            let attach = Attach {
+                nexus: self.nexus,
+                target,
+                lun,
+                unit: unit.clone(),
+                reply: reply.clone(),
+            };
+            self.workers.send(worker, Message::Attach(attach))?;
+        }
+        drop(reply);
+        for _ in &self.members {
+            let answer = answers.recv().map_err(|_| Error::Stopped)?;
+            answer.map_err(|source| Error::Image {
+                target,
+                lun,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn detach_from_workers(&self, target: u8, lun: u16) -> Result<(), Error> {
+        let nexus = self.nexus;
+        self.everywhere(|done| Message::Detach {
+            nexus,
+            target,
+            lun,
+            done,
+        })
+    }
+
+    /// Sends an event if the driver has asked for its kind (VS-011, VS-012).
+    fn report(&self, state: &State, event: Event) -> Result<(), Error> {
+        let wanted = match event {
+            Event::None => false,
+            Event::Rescan { .. } | Event::Removed { .. } => {
+                state.features.contains(Features::HOTPLUG)
+            }
+            Event::ParamChange { .. } => state.features.contains(Features::CHANGE),
+        };
+        if !wanted {
+            return Ok(());
+        }
+        let nexus = self.nexus;
+        self.at(self.home(EVENT_QUEUE)?, |done| Message::Report {
+            nexus,
+            event,
+            done,
+        })
+    }
+
+    /// Runs a message on one worker and waits until it is done.
+    fn at(&self, worker: usize, message: impl FnOnce(Barrier) -> Message) -> Result<(), Error> {
+        let (barrier, wait) = Barrier::channel();
+        self.workers.send(worker, message(barrier))?;
+        wait.wait();
+        Ok(())
+    }
+
+    /// Runs a message on every worker that has a queue and waits until all have done it.
+    fn everywhere(&self, message: impl Fn(Barrier) -> Message) -> Result<(), Error> {
+        let (barrier, wait) = Barrier::channel();
+        for &worker in &self.members {
+            self.workers.send(worker, message(barrier.clone()))?;
+        }
+        drop(barrier);
+        wait.wait();
+        Ok(())
+    }
+
+    fn home(&self, index: usize) -> Result<usize, Error> {
+        self.homes.get(index).copied().ok_or(Error::NoQueue {
+            index,
+            count: self.homes.len(),
+        })
+    }
+
+    /// The worker of a queue that has been started.
+    fn started_home(&self, state: &State, index: usize) -> Result<usize, Error> {
+        let home = self.home(index)?;
+        match state.is_started(index) {
+            true => Ok(home),
+            false => Err(Error::NotRunning(index)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let mut state = self.lock();
+        self.reset_locked(&mut state);
+        let nexus = self.nexus;
+        let _: Result<(), Error> = self.everywhere(|done| Message::RemovePort { nexus, done });
+        for (_, _, unit) in state.units.iter() {
+            unit.state().remove_nexus(self.nexus);
+        }
+    }
+}
+
+impl State {
+    fn is_started(&self, index: usize) -> bool {
+        self.started.get(index).is_some_and(|&started| started)
+    }
+
+    fn set_started(&mut self, index: usize, started: bool) {
+        if let Some(flag) = self.started.get_mut(index) {
+            *flag = started;
+        }
+    }
+
+    /// The list of LUNs behind a target has changed while a guest may know it.
+    fn raise_on_siblings(&self, nexus: NexusId, target: u8) {
+        let running = self
+            .started
+            .iter()
+            .skip(FIRST_REQUEST_QUEUE)
+            .any(|&started| started);
+        if running {
+            for (_, unit) in self.units.luns(target) {
+                unit.state()
+                    .raise(Who::Only(nexus), UnitAttention::ReportedLunsChanged);
+            }
+        }
+    }
+}
+
+fn same(a: &Arc<dyn LogicalUnit>, b: &Arc<dyn LogicalUnit>) -> bool {
+    Arc::as_ptr(a).addr() == Arc::as_ptr(b).addr()
+}
+
+const _: () = assert!(CONTROL_QUEUE == 0 && EVENT_QUEUE == 1 && FIRST_REQUEST_QUEUE == 2);

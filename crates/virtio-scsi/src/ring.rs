@@ -1,0 +1,283 @@
+//! One virtqueue in service: the split ring, its event descriptors, and what it waits for.
+
+use std::fmt::Display;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use lunar_reactor::{Handle, Token, Watch};
+use lunar_virtqueue::{AddressSpace, Chain, GuestMemory, Queue, RingFeatures, RingLayout};
+
+use crate::Features;
+use crate::barrier::{Barrier, Reply};
+
+/// Of a token's bits, those that name the slot; the ring's key is above. There are never 2^32 slots, and never 2^30 rings.
+pub(crate) const SLOT_BITS: u32 = 32;
+
+/// A ring as the driver set it up. The addresses are the front end's own (user addresses in vhost-user).
+#[derive(Debug)]
+pub struct RingSetup {
+    /// Entries: a power of two, at most 32768.
+    pub size: u16,
+    /// Address of the descriptor table.
+    pub desc: u64,
+    /// Address of the available ring.
+    pub avail: u64,
+    /// Address of the used ring.
+    pub used: u64,
+    /// The available entry to take first.
+    pub next_avail: u16,
+    /// Signalled by the driver when buffers are available. Without it the ring is polled: while it is enabled, its
+    /// worker does not sleep.
+    pub kick: Option<OwnedFd>,
+    /// Interrupts the driver.
+    pub call: Option<OwnedFd>,
+    /// Tells the front end that the ring is broken.
+    pub err: Option<OwnedFd>,
+}
+
+/// A replacement for one of a ring's event descriptors.
+#[derive(Debug)]
+pub(crate) enum Descriptor {
+    Kick(Option<OwnedFd>),
+    Call(Option<OwnedFd>),
+    Err(Option<OwnedFd>),
+}
+
+/// A ring that has been started.
+pub(crate) struct Ring {
+    queue: Queue,
+    /// For the log: the controller and the queue's index.
+    name: (Arc<str>, usize),
+    key: usize,
+    enabled: bool,
+    /// Kicks wake the loop, which then looks at every ring. The event counter is never read: each signal wakes the
+    /// poll whatever the counter says, and a read could block if the front end had been there before.
+    kick: Option<Watch>,
+    call: Option<OwnedFd>,
+    err: Option<OwnedFd>,
+    /// Chains that were taken and will never be handed back: those that broke the ring.
+    abandoned: u16,
+    /// Whoever waits for chains that are pushed and not yet published.
+    unpublished: Vec<Barrier>,
+    /// To be done when nothing is in flight; until then nothing new is taken.
+    new_memory: Option<(Arc<GuestMemory>, Barrier)>,
+    stop: Option<Reply<u16>>,
+}
+
+impl Ring {
+    /// Sets a ring up; `key` names it in its worker.
+    pub fn start(
+        reactor: &Handle,
+        key: usize,
+        name: (Arc<str>, usize),
+        setup: RingSetup,
+        memory: &Arc<GuestMemory>,
+        features: Features,
+    ) -> Result<Ring, crate::Error> {
+        let index = name.1;
+        let layout = RingLayout {
+            size: setup.size,
+            desc: setup.desc,
+            avail: setup.avail,
+            used: setup.used,
+            space: AddressSpace::User,
+        };
+        let features = RingFeatures {
+            indirect: features.contains(Features::RING_INDIRECT_DESC),
+            event_idx: features.contains(Features::RING_EVENT_IDX),
+        };
+        let queue = Queue::new(memory, layout, features, setup.next_avail)
+            .map_err(|source| crate::Error::Ring { index, source })?;
+        let mut ring = Ring {
+            queue,
+            name,
+            key,
+            enabled: false,
+            kick: None,
+            call: None,
+            err: None,
+            abandoned: 0,
+            unpublished: Vec::new(),
+            new_memory: None,
+            stop: None,
+        };
+        for descriptor in [
+            Descriptor::Kick(setup.kick),
+            Descriptor::Call(setup.call),
+            Descriptor::Err(setup.err),
+        ] {
+            ring.set_descriptor(reactor, descriptor)
+                .map_err(|source| crate::Error::Descriptor { index, source })?;
+        }
+        Ok(ring)
+    }
+
+    pub fn set_descriptor(&mut self, reactor: &Handle, new: Descriptor) -> std::io::Result<()> {
+        match new {
+            Descriptor::Kick(fd) => {
+                self.kick = fd.map(|fd| reactor.watch(fd, self.token(0))).transpose()?;
+            }
+            Descriptor::Call(fd) => self.call = fd.map(nonblocking).transpose()?,
+            Descriptor::Err(fd) => self.err = fd.map(nonblocking).transpose()?,
+        }
+        Ok(())
+    }
+
+    pub fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
+    /// Names it in its worker.
+    pub fn key(&self) -> usize {
+        self.key
+    }
+
+    /// Names an operation of one of its slots in the reactor.
+    #[inline]
+    pub fn token(&self, slot: usize) -> Token {
+        Token((self.key as u64) << SLOT_BITS | slot as u64)
+    }
+
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// Whether the ring is to be looked into for new chains.
+    pub fn is_open(&self) -> bool {
+        self.is_live() && self.stop.is_none() && self.new_memory.is_none()
+    }
+
+    /// Whether chains can be taken at all. A ring that drains can still give up what was made available before a task
+    /// management function that concerns it.
+    pub fn is_live(&self) -> bool {
+        self.enabled && !self.queue.is_broken()
+    }
+
+    /// Takes the next available chain; `false` if there is none. A violation by the driver breaks the ring.
+    #[inline]
+    pub fn pop(&mut self, chain: &mut Chain) -> bool {
+        match self.queue.pop(chain) {
+            Ok(popped) => popped,
+            Err(error) => {
+                self.fail(&error);
+                false
+            }
+        }
+    }
+
+    /// A chain that was popped cannot be served, nor answered: it breaks the ring.
+    #[cold]
+    pub fn abandon(&mut self, reason: &dyn Display) {
+        self.abandoned += 1;
+        // A chain taken for a task management function may find the ring broken by one before it.
+        if !self.queue.is_broken() {
+            self.fail(reason);
+        }
+    }
+
+    /// The ring is broken (VS-039): nothing more is taken from it; what is in flight may still complete.
+    #[cold]
+    fn fail(&mut self, reason: &dyn Display) {
+        self.queue.set_broken();
+        let (controller, queue) = &self.name;
+        tracing::error!(
+            "controller {controller}, queue {queue}: {reason}; the ring is broken until it is started again"
+        );
+        if let Some(err) = &self.err {
+            signal(err);
+        }
+    }
+
+    /// Hands a chain back: the one place where a request completes. `waiting` learns of it once the driver can see it.
+    #[inline]
+    pub fn complete(&mut self, chain: &Chain, written: usize, waiting: &mut Vec<Barrier>) {
+        // An under-estimate is legal (VS-041); chains hold 2^32 bytes at most.
+        self.queue
+            .push(chain, u32::try_from(written).unwrap_or(u32::MAX));
+        if !waiting.is_empty() {
+            self.unpublished.append(waiting);
+        }
+    }
+
+    /// Lets `barrier` wait until everything pushed so far is published.
+    pub fn await_publish(&mut self, barrier: Barrier) {
+        self.unpublished.push(barrier);
+    }
+
+    /// Makes what has completed visible, with at most one interrupt, and does what had to wait for it. Returns whether
+    /// the ring has come to its end.
+    #[inline]
+    pub fn flush(&mut self) -> bool {
+        if self.queue.publish()
+            && let Some(call) = &self.call
+        {
+            signal(call);
+        }
+        if !self.unpublished.is_empty() {
+            self.unpublished.clear();
+        }
+        if self.stop.is_none() && self.new_memory.is_none() {
+            return false;
+        }
+        self.settle()
+    }
+
+    #[cold]
+    fn settle(&mut self) -> bool {
+        if self.queue.in_flight() > self.abandoned {
+            return false;
+        }
+        if let Some((memory, _done)) = self.new_memory.take() {
+            let was_broken = self.queue.is_broken();
+            if let Err(error) = self.queue.set_memory(&memory)
+                && !was_broken
+            {
+                self.fail(&error);
+            }
+        }
+        if let Some(reply) = self.stop.take() {
+            // The control thread may have given up waiting only by ending.
+            let _: Result<(), _> = reply.send(self.queue.next_avail());
+            return true;
+        }
+        false
+    }
+
+    /// Swaps the memory map as soon as nothing is in flight.
+    pub fn set_memory(&mut self, memory: Arc<GuestMemory>, done: Barrier) {
+        self.new_memory = Some((memory, done));
+    }
+
+    /// Ends the ring as soon as nothing is in flight; the answer is the next avail index.
+    pub fn stop(&mut self, reply: Reply<u16>) {
+        self.stop = Some(reply);
+    }
+
+    /// Asks for a wake-up by the next chain. `true` if there is one already, or if the ring has to be polled.
+    pub fn arm(&self) -> bool {
+        self.is_open() && (self.kick.is_none() || self.queue.enable_notifications())
+    }
+
+    /// Whether the driver can announce new chains.
+    pub fn has_kick(&self) -> bool {
+        self.kick.is_some()
+    }
+
+    /// The ring is being looked at anyway.
+    pub fn disarm(&self) {
+        if self.is_open() {
+            self.queue.disable_notifications();
+        }
+    }
+}
+
+/// The descriptors come from the front end: a full counter must not block a worker.
+fn nonblocking(fd: OwnedFd) -> std::io::Result<OwnedFd> {
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    Ok(fd)
+}
+
+/// Signals an eventfd. A counter that is full is a signal that nobody has taken yet, and a closed one nobody waits for.
+fn signal(fd: &OwnedFd) {
+    let _: rustix::io::Result<usize> = rustix::io::write(fd, &1u64.to_ne_bytes());
+}

@@ -1,0 +1,1 @@
+//! Behaviour of the device, seen from the driver.

@@ -1,0 +1,96 @@
+//! Task management: which commands a function concerns, and what becomes of them (SAM-5 7, VS-050..VS-054).
+//!
+//! A function is a message to every worker. Each takes first what the driver had made available before, then looks
+//! through its slots. Commands that are still in flight cannot be called back from the kernel: they are marked, run to
+//! their end, and then get the function's response instead of their own. Whoever waits for the function holds a barrier
+//! that each of them holds too.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use lunar_target::{LogicalUnit, NexusId, UnitAttention, Who};
+
+use crate::request::Slot;
+use crate::wire::Response;
+
+/// The commands that a task management function concerns.
+#[derive(Clone)]
+pub(crate) enum Tasks {
+    /// One command of a nexus.
+    One { target: u8, lun: u16, tag: u64 },
+    /// A nexus' commands to one logical unit.
+    OfUnit { target: u8, lun: u16 },
+    /// A nexus' commands to all units of a target.
+    OfTarget { target: u8 },
+    /// Everybody's commands to a logical unit.
+    Everybody { unit: Arc<dyn LogicalUnit> },
+}
+
+/// What happens to them.
+#[derive(Clone)]
+pub(crate) enum Fate {
+    /// They end with this response.
+    End(Response),
+    /// Nothing: it is only noted that there are some.
+    Noted(Arc<AtomicBool>),
+}
+
+/// A task management function on its way to the workers.
+#[derive(Clone)]
+pub(crate) struct Function {
+    /// Whose it is.
+    pub nexus: NexusId,
+    pub tasks: Tasks,
+    pub fate: Fate,
+}
+
+impl Function {
+    /// Whether commands of a nexus can be concerned.
+    pub fn concerns_nexus(&self, nexus: NexusId) -> bool {
+        nexus == self.nexus || matches!(self.tasks, Tasks::Everybody { .. })
+    }
+
+    /// Whether it concerns a command of `nexus`.
+    fn concerns(&self, nexus: NexusId, slot: &Slot) -> bool {
+        let Some(unit) = slot.unit.as_deref() else {
+            return false;
+        };
+        let own = nexus == self.nexus;
+        match &self.tasks {
+            Tasks::One { target, lun, tag } => {
+                own && (unit.target, unit.lun, slot.tag) == (*target, *lun, *tag)
+            }
+            Tasks::OfUnit { target, lun } => own && (unit.target, unit.lun) == (*target, *lun),
+            Tasks::OfTarget { target } => own && unit.target == *target,
+            Tasks::Everybody { unit: whose } => {
+                Arc::as_ptr(&unit.unit).addr() == Arc::as_ptr(whose).addr()
+            }
+        }
+    }
+
+    /// Does to a command in flight what the function does; whether its end has to be waited for.
+    pub fn apply(&self, nexus: NexusId, slot: &mut Slot) -> bool {
+        if !self.concerns(nexus, slot) {
+            return false;
+        }
+        match &self.fate {
+            Fate::Noted(found) => {
+                found.store(true, Ordering::Relaxed);
+                false
+            }
+            Fate::End(response) => {
+                // The first function that ends a command decides how.
+                slot.ended.get_or_insert(*response);
+                if *response == Response::Aborted
+                    && nexus != self.nexus
+                    && let Some(unit) = &slot.unit
+                {
+                    unit.unit
+                        .state()
+                        .raise(Who::Only(nexus), UnitAttention::CommandsCleared);
+                }
+                true
+            }
+        }
+    }
+}

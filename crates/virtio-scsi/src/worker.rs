@@ -1,0 +1,449 @@
+//! One data-path thread: the rings placed on it, and what it knows of each controller.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lunar_block::DataHandle;
+use lunar_reactor::{App, Handle, Token};
+use lunar_target::{LogicalUnit, LunMap, NexusId, Seen};
+use lunar_virtqueue::GuestMemory;
+use slab::Slab;
+
+use crate::barrier::{Barrier, Reply};
+use crate::config::Sizes;
+use crate::queue::{Queue, Role};
+use crate::request::Bench;
+use crate::ring::{Descriptor, Ring, RingSetup, SLOT_BITS};
+use crate::tmf::Function;
+use crate::wire::{Event, Response};
+use crate::workers::Peers;
+use crate::{Error, Features};
+
+/// Chains taken from a ring before the others have their turn.
+const BATCH: usize = 64;
+
+/// What control threads tell a worker, and workers each other. A barrier that is dropped says that it is so.
+pub(crate) enum Message {
+    AddPort {
+        nexus: NexusId,
+        id: Arc<str>,
+        done: Barrier,
+    },
+    RemovePort {
+        nexus: NexusId,
+        done: Barrier,
+    },
+    /// Back to the state after power-on; no ring is started.
+    ResetPort {
+        nexus: NexusId,
+        done: Barrier,
+    },
+    SetSizes {
+        nexus: NexusId,
+        sizes: Sizes,
+        done: Barrier,
+    },
+    SetMemory {
+        nexus: NexusId,
+        memory: Arc<GuestMemory>,
+        done: Barrier,
+    },
+    Start(Box<Start>),
+    Stop {
+        nexus: NexusId,
+        index: usize,
+        reply: Reply<u16>,
+    },
+    Enable {
+        nexus: NexusId,
+        index: usize,
+        enabled: bool,
+        done: Barrier,
+    },
+    SetDescriptor {
+        nexus: NexusId,
+        index: usize,
+        descriptor: Descriptor,
+        reply: Reply<std::io::Result<()>>,
+    },
+    Attach(Attach),
+    /// Done when the unit's commands are over.
+    Detach {
+        nexus: NexusId,
+        target: u8,
+        lun: u16,
+        done: Barrier,
+    },
+    Report {
+        nexus: NexusId,
+        event: Event,
+        done: Barrier,
+    },
+    /// A task management function. Done when the commands it ends are over and visible.
+    Manage {
+        function: Function,
+        done: Barrier,
+    },
+    /// A task management function that was started here is over.
+    Answer {
+        ring: usize,
+        slot: usize,
+        response: Response,
+    },
+}
+
+/// A ring to be started.
+pub(crate) struct Start {
+    pub nexus: NexusId,
+    pub index: usize,
+    pub setup: RingSetup,
+    pub enabled: bool,
+    pub memory: Arc<GuestMemory>,
+    pub features: Features,
+    pub reply: Reply<Result<(), Error>>,
+}
+
+/// A logical unit to be put at an address.
+pub(crate) struct Attach {
+    pub nexus: NexusId,
+    pub target: u8,
+    pub lun: u16,
+    pub unit: Arc<dyn LogicalUnit>,
+    pub reply: Reply<Result<(), lunar_block::Error>>,
+}
+
+/// A controller as one worker knows it.
+pub(crate) struct Port {
+    pub nexus: NexusId,
+    pub units: LunMap<Rc<LocalUnit>>,
+    pub sizes: Sizes,
+    id: Arc<str>,
+    /// An event was lost for want of a buffer, and the driver does not know yet (VS-062).
+    events_missed: bool,
+}
+
+/// A logical unit at its address, as one worker reaches it.
+pub(crate) struct LocalUnit {
+    pub target: u8,
+    pub lun: u16,
+    pub unit: Arc<dyn LogicalUnit>,
+    pub io: Option<Rc<dyn DataHandle>>,
+    pub seen: Seen,
+}
+
+/// The application on each reactor.
+pub(crate) struct Worker {
+    /// Which one of the peers it is.
+    number: usize,
+    peers: Peers,
+    bench: Bench,
+    ports: BTreeMap<NexusId, Port>,
+    queues: Slab<Queue>,
+}
+
+impl Worker {
+    pub fn new(reactor: Handle, number: usize, peers: Peers) -> Worker {
+        Worker {
+            number,
+            peers,
+            bench: Bench::new(reactor),
+            ports: BTreeMap::new(),
+            queues: Slab::new(),
+        }
+    }
+
+    /// A controller's queues on this worker.
+    fn queues_of(&mut self, nexus: NexusId) -> impl Iterator<Item = &mut Queue> {
+        self.queues
+            .iter_mut()
+            .filter_map(move |(_, queue)| (queue.nexus == nexus).then_some(queue))
+    }
+
+    fn queue(&mut self, nexus: NexusId, index: usize) -> Option<&mut Queue> {
+        self.queues_of(nexus).find(|queue| queue.index == index)
+    }
+
+    fn start(&mut self, start: Start) -> Result<(), Error> {
+        let port = self.ports.get(&start.nexus).ok_or(Error::Stopped)?;
+        let entry = self.queues.vacant_entry();
+        let mut ring = Ring::start(
+            &self.bench.reactor,
+            entry.key(),
+            (port.id.clone(), start.index),
+            start.setup,
+            &start.memory,
+            start.features,
+        )?;
+        ring.set_enabled(start.enabled);
+        entry.insert(Queue {
+            nexus: start.nexus,
+            index: start.index,
+            ring,
+            role: Role::of(start.index),
+        });
+        Ok(())
+    }
+
+    fn attach(&mut self, attach: &Attach) -> Result<(), lunar_block::Error> {
+        let Some(port) = self.ports.get_mut(&attach.nexus) else {
+            return Ok(());
+        };
+        let image = attach.unit.image();
+        let io = image
+            .map(|image| image.open(&self.bench.reactor))
+            .transpose()?;
+        let unit = LocalUnit {
+            target: attach.target,
+            lun: attach.lun,
+            unit: attach.unit.clone(),
+            io,
+            seen: Seen::default(),
+        };
+        // The controller has seen to it that the address is free.
+        let _: Result<(), _> = port.units.insert(attach.target, attach.lun, Rc::new(unit));
+        Ok(())
+    }
+
+    fn detach(&mut self, nexus: NexusId, target: u8, lun: u16, done: &Barrier) {
+        let Some(port) = self.ports.get_mut(&nexus) else {
+            return;
+        };
+        let Some(unit) = port.units.remove(target, lun) else {
+            return;
+        };
+        for queue in self.queues_of(nexus) {
+            if let Role::Request(requests) = &mut queue.role {
+                for slot in requests.in_flight() {
+                    if slot
+                        .unit
+                        .as_ref()
+                        .is_some_and(|other| Rc::ptr_eq(other, &unit))
+                    {
+                        slot.waiting.push(done.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the driver, or remembers that it was not told.
+    fn report(&mut self, nexus: NexusId, event: Event, done: Barrier) {
+        let Some(port) = self.ports.get_mut(&nexus) else {
+            return;
+        };
+        let mut queues = self.queues.iter_mut().map(|(_, queue)| queue);
+        let sent = queues.any(|queue| match &mut queue.role {
+            Role::Event(events) if queue.nexus == nexus => {
+                let sent = events.send(&mut queue.ring, event, port.events_missed);
+                if sent {
+                    queue.ring.await_publish(done.clone());
+                }
+                sent
+            }
+            _ => false,
+        });
+        port.events_missed = !sent;
+    }
+
+    /// A task management function: first everything that the driver had made available before it is started, then
+    /// what it concerns is found among all that is in flight.
+    fn manage(&mut self, function: &Function, done: &Barrier) {
+        for (_, queue) in &mut self.queues {
+            let Role::Request(requests) = &mut queue.role else {
+                continue;
+            };
+            if !function.concerns_nexus(queue.nexus) {
+                continue;
+            }
+            if let Some(port) = self.ports.get(&queue.nexus)
+                && queue.ring.is_live()
+            {
+                let limit = usize::from(queue.ring.size());
+                requests.serve(&mut queue.ring, port, &mut self.bench, limit);
+            }
+            for slot in requests.in_flight() {
+                if function.apply(queue.nexus, slot) {
+                    slot.waiting.push(done.clone());
+                }
+            }
+            // What has been completed meanwhile is to be seen before the answer as well.
+            queue.ring.await_publish(done.clone());
+        }
+    }
+}
+
+impl App for Worker {
+    type Message = Message;
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::AddPort { nexus, id, done } => {
+                let port = Port {
+                    nexus,
+                    units: LunMap::new(),
+                    sizes: Sizes::default(),
+                    id,
+                    events_missed: false,
+                };
+                self.ports.insert(nexus, port);
+                drop(done);
+            }
+            Message::RemovePort { nexus, done } => {
+                self.ports.remove(&nexus);
+                drop(done);
+            }
+            Message::ResetPort { nexus, done } => {
+                if let Some(port) = self.ports.get_mut(&nexus) {
+                    port.sizes = Sizes::default();
+                    port.events_missed = false;
+                }
+                drop(done);
+            }
+            Message::SetSizes { nexus, sizes, done } => {
+                if let Some(port) = self.ports.get_mut(&nexus) {
+                    port.sizes = sizes;
+                }
+                drop(done);
+            }
+            Message::SetMemory {
+                nexus,
+                memory,
+                done,
+            } => {
+                for queue in self.queues_of(nexus) {
+                    queue.ring.set_memory(memory.clone(), done.clone());
+                }
+            }
+            Message::Start(start) => {
+                let reply = start.reply.clone();
+                let _: Result<(), _> = reply.send(self.start(*start));
+            }
+            Message::Stop {
+                nexus,
+                index,
+                reply,
+            } => {
+                if let Some(queue) = self.queue(nexus, index) {
+                    queue.ring.stop(reply);
+                }
+            }
+            Message::Enable {
+                nexus,
+                index,
+                enabled,
+                done,
+            } => {
+                if let Some(queue) = self.queue(nexus, index) {
+                    queue.ring.set_enabled(enabled);
+                }
+                drop(done);
+            }
+            Message::SetDescriptor {
+                nexus,
+                index,
+                descriptor,
+                reply,
+            } => {
+                let reactor = self.bench.reactor.clone();
+                if let Some(queue) = self.queue(nexus, index) {
+                    let result = queue.ring.set_descriptor(&reactor, descriptor);
+                    let _: Result<(), _> = reply.send(result);
+                }
+            }
+            Message::Attach(attach) => {
+                let _: Result<(), _> = attach.reply.send(self.attach(&attach));
+            }
+            Message::Detach {
+                nexus,
+                target,
+                lun,
+                done,
+            } => self.detach(nexus, target, lun, &done),
+            Message::Report { nexus, event, done } => self.report(nexus, event, done),
+            Message::Manage { function, done } => self.manage(&function, &done),
+            Message::Answer {
+                ring,
+                slot,
+                response,
+            } => {
+                if let Some(queue) = self.queues.get_mut(ring)
+                    && let Role::Control(control) = &mut queue.role
+                {
+                    control.answer(&mut queue.ring, slot, response);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn complete(&mut self, token: Token, result: i32) {
+        let (key, slot) = (token.0 >> SLOT_BITS, token.0 & ((1 << SLOT_BITS) - 1));
+        if let (Ok(key), Ok(slot)) = (usize::try_from(key), usize::try_from(slot))
+            && let Some(queue) = self.queues.get_mut(key)
+            && let Role::Request(requests) = &mut queue.role
+        {
+            requests.resume(&mut queue.ring, slot, result);
+        }
+    }
+
+    fn ready(&mut self, _token: Token) {
+        // The wake-up is all: `poll` looks at every ring.
+    }
+
+    #[inline]
+    fn poll(&mut self) -> bool {
+        let mut served = 0;
+        for (_, queue) in &mut self.queues {
+            if !queue.ring.is_open() {
+                continue;
+            }
+            let Some(port) = self.ports.get_mut(&queue.nexus) else {
+                continue;
+            };
+            let ring = &mut queue.ring;
+            served += match &mut queue.role {
+                Role::Request(requests) => requests.serve(ring, port, &mut self.bench, BATCH),
+                Role::Control(control) => {
+                    control.serve(ring, port, &self.peers, self.number, BATCH)
+                }
+                Role::Event(events) => {
+                    let sent = port.events_missed && events.send(ring, Event::None, true);
+                    port.events_missed &= !sent;
+                    usize::from(sent)
+                }
+            };
+        }
+        served > 0
+    }
+
+    #[inline]
+    fn flush(&mut self) {
+        self.queues.retain(|_, queue| !queue.ring.flush());
+    }
+
+    fn arm(&mut self) -> bool {
+        let mut work = false;
+        for (_, queue) in &self.queues {
+            work |= match queue.role {
+                // Event buffers are of interest only when the driver has to be told that it missed something; a ring
+                // without kick descriptor is looked into at the next event.
+                Role::Event(_) => {
+                    let missed = self
+                        .ports
+                        .get(&queue.nexus)
+                        .is_some_and(|port| port.events_missed);
+                    missed && queue.ring.has_kick() && queue.ring.arm()
+                }
+                _ => queue.ring.arm(),
+            };
+        }
+        work
+    }
+
+    fn disarm(&mut self) {
+        for (_, queue) in &self.queues {
+            queue.ring.disarm();
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The process's data-path threads.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use lunar_reactor::{Config, Remote, Thread, spawn};
+use lunar_target::NexusId;
+
+use crate::Error;
+use crate::worker::{Message, Worker};
+
+/// How the data-path threads are set up.
+#[derive(Clone, Debug)]
+pub struct WorkersConfig {
+    /// Threads, at least one.
+    pub count: usize,
+    /// How long a thread looks for work before it sleeps.
+    pub spin: Duration,
+    /// The CPU of each thread; threads beyond the list run anywhere.
+    pub cpus: Vec<usize>,
+}
+
+impl Default for WorkersConfig {
+    fn default() -> Self {
+        WorkersConfig {
+            count: 1,
+            spin: Duration::from_micros(50),
+            cpus: Vec::new(),
+        }
+    }
+}
+
+/// Submission queue entries of each thread's ring.
+const RING_ENTRIES: u32 = 512;
+
+/// How workers reach each other. Empty until all of them run.
+pub(crate) type Peers = Arc<OnceLock<Vec<Remote<Message>>>>;
+
+/// The data-path threads.
+pub struct Workers {
+    peers: Peers,
+    threads: Mutex<Vec<Thread<Message>>>,
+    count: usize,
+    /// Where the next queue goes.
+    place: AtomicUsize,
+    nexus: AtomicU32,
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workers")
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Workers {
+    /// Starts the threads.
+    pub fn start(config: WorkersConfig) -> std::io::Result<Arc<Workers>> {
+        let peers = Peers::default();
+        let count = config.count.max(1);
+        let mut threads: Vec<Thread<Message>> = Vec::with_capacity(count);
+        for index in 0..count {
+            let setup = Config {
+                name: format!("lunar-worker{index}"),
+                entries: RING_ENTRIES,
+                spin: config.spin,
+                cpu: config.cpus.get(index).copied(),
+            };
+            let peers = peers.clone();
+            match spawn(setup, move |reactor| Worker::new(reactor, index, peers)) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    join(threads);
+                    return Err(error);
+                }
+            }
+        }
+        peers.get_or_init(|| {
+            threads
+                .iter()
+                .map(|thread| thread.remote().clone())
+                .collect()
+        });
+        Ok(Arc::new(Workers {
+            peers,
+            threads: Mutex::new(threads),
+            count,
+            place: AtomicUsize::new(0),
+            nexus: AtomicU32::new(1),
+        }))
+    }
+
+    /// Ends the threads, after what they have in flight has completed. Controllers stay, without a data path.
+    pub fn stop(&self) {
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        join(threads);
+    }
+
+    /// The worker for one more queue: round robin.
+    pub(crate) fn place(&self) -> usize {
+        self.place.fetch_add(1, Ordering::Relaxed) % self.count
+    }
+
+    /// A nexus that no other controller of the process has had.
+    pub(crate) fn new_nexus(&self) -> NexusId {
+        NexusId(self.nexus.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Sends a message to one worker.
+    pub(crate) fn send(&self, worker: usize, message: Message) -> Result<(), Error> {
+        let remote = self.peers.get().and_then(|peers| peers.get(worker));
+        match remote.is_some_and(|remote| remote.send(message)) {
+            true => Ok(()),
+            false => Err(Error::Stopped),
+        }
+    }
+}
+
+fn join(threads: Vec<Thread<Message>>) {
+    for thread in threads {
+        thread.stop();
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
