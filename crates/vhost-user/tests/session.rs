@@ -1,0 +1,822 @@
+//! The state rules of the protocol, one message after the other, against a device that notes what it is told.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed expectation is a test's verdict"
+)]
+
+mod common;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use common::*;
+use lunar_vhost_user::{Message, Options, Session};
+use vhost::vhost_user::message::FrontendReq as R;
+
+/// A session and the device behind it.
+struct Test {
+    session: Session,
+    device: Arc<FakeDevice>,
+}
+
+/// How a request was answered.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Acknowledged,
+    Refused,
+    Reply(Vec<u8>),
+    SessionEnded,
+}
+
+impl Test {
+    /// Nothing is negotiated yet.
+    fn fresh(options: Options) -> Test {
+        let device = FakeDevice::new();
+        let session = Session::new(device.clone(), &options);
+        Test { session, device }
+    }
+
+    /// Features and protocol features are negotiated.
+    fn negotiated() -> Test {
+        let mut test = Test::fresh(Options { config: true });
+        let offered = test.number(R::GET_PROTOCOL_FEATURES);
+        test.session
+            .handle(message(
+                R::SET_PROTOCOL_FEATURES,
+                words64(&[offered]),
+                vec![],
+            ))
+            .unwrap();
+        let features = test.number(R::GET_FEATURES);
+        test.ok(R::SET_FEATURES, words64(&[features]));
+        test.device.take();
+        test
+    }
+
+    fn send(&mut self, request: R, payload: Vec<u8>, fds: Vec<OwnedFd>) -> Answer {
+        match self.session.handle(message(request, payload, fds)) {
+            Err(_) => Answer::SessionEnded,
+            Ok(None) => panic!("{request:?} went without an answer"),
+            Ok(Some(reply)) => {
+                assert_eq!(reply.request, u32::from(request));
+                match request {
+                    R::GET_VRING_BASE | R::GET_CONFIG => Answer::Reply(reply.payload),
+                    _ => match u64::from_ne_bytes(reply.payload.try_into().unwrap()) {
+                        0 => Answer::Acknowledged,
+                        _ => Answer::Refused,
+                    },
+                }
+            }
+        }
+    }
+
+    fn number(&mut self, request: R) -> u64 {
+        let reply = self
+            .session
+            .handle(message(request, vec![], vec![]))
+            .unwrap()
+            .unwrap();
+        u64::from_ne_bytes(reply.payload.try_into().unwrap())
+    }
+
+    fn ok(&mut self, request: R, payload: Vec<u8>) {
+        assert_eq!(self.send(request, payload, vec![]), Answer::Acknowledged);
+    }
+
+    fn refused(&mut self, request: R, payload: Vec<u8>) {
+        assert_eq!(self.send(request, payload, vec![]), Answer::Refused);
+    }
+
+    fn ok_with(&mut self, request: R, payload: Vec<u8>, fd: OwnedFd) {
+        assert_eq!(self.send(request, payload, vec![fd]), Answer::Acknowledged);
+    }
+
+    fn set_up_ring(&mut self, index: u32, desc: u64, base: u32) {
+        self.ok(R::SET_VRING_NUM, words32(&[index, 128]));
+        self.ok(R::SET_VRING_BASE, words32(&[index, base]));
+        self.ok(R::SET_VRING_ADDR, ring_addresses(index, 0, desc));
+    }
+
+    fn start_ring(&mut self, index: u32, desc: u64, base: u32) {
+        self.set_up_ring(index, desc, base);
+        self.ok_with(R::SET_VRING_KICK, words64(&[index.into()]), descriptor());
+    }
+
+    fn stop_ring(&mut self, index: u32) -> u32 {
+        let Answer::Reply(state) = self.send(R::GET_VRING_BASE, words32(&[index, 0]), vec![])
+        else {
+            panic!("no base");
+        };
+        assert_eq!(state[..4], index.to_ne_bytes());
+        u32::from_ne_bytes(state[4..].try_into().unwrap())
+    }
+}
+
+fn started(index: usize, desc: u64, next_avail: u16, enabled: bool) -> Told {
+    Told::Start {
+        index,
+        size: 128,
+        addresses: [desc, desc + 0x1000, desc + 0x2000],
+        next_avail,
+        kick: true,
+        call: false,
+        err: false,
+        enabled,
+    }
+}
+
+#[test]
+fn only_what_is_implemented_is_offered_and_config_only_when_asked_for() {
+    let base = MQ | REPLY_ACK | BACKEND_REQ | RESET_DEVICE | CONFIGURE_MEM_SLOTS | STATUS;
+    let mut test = Test::fresh(Options { config: false });
+    assert_eq!(test.number(R::GET_PROTOCOL_FEATURES), base);
+    assert_eq!(
+        test.number(R::GET_FEATURES),
+        FakeDevice::FEATURES | PROTOCOL_FEATURES
+    );
+    assert_eq!(test.number(R::GET_QUEUE_NUM), 6);
+    assert_eq!(test.number(R::GET_MAX_MEM_SLOTS), 509);
+    let mut test = Test::fresh(Options { config: true });
+    assert_eq!(test.number(R::GET_PROTOCOL_FEATURES), base | CONFIG);
+}
+
+#[test]
+fn the_device_never_sees_transport_bits_nor_bits_that_qemu_adds_unasked() {
+    let mut test = Test::negotiated();
+    let (any_layout, wanted) = (1 << 27, VERSION_1 | HOTPLUG);
+    test.ok(
+        R::SET_FEATURES,
+        words64(&[wanted | PROTOCOL_FEATURES | CHANGE | any_layout]),
+    );
+    assert_eq!(test.device.take(), [Told::Features(wanted)]);
+}
+
+#[test]
+fn features_that_were_not_offered_and_would_change_the_wire_are_refused() {
+    let (packed, iommu, log_all) = (1 << 34, 1 << 33, 1 << 26);
+    for bit in [T10_PI, packed, iommu, log_all, 1 << 63] {
+        let mut test = Test::negotiated();
+        test.ok(R::SET_STATUS, words64(&[11]));
+        assert_eq!(test.number(R::GET_STATUS), 11);
+        test.refused(R::SET_FEATURES, words64(&[VERSION_1 | bit]));
+        test.ok(R::SET_STATUS, words64(&[11]));
+        assert_eq!(test.number(R::GET_STATUS), 3, "FEATURES_OK stays clear");
+        assert_eq!(test.device.take(), [], "bit {bit:#x}");
+    }
+    let mut test = Test::negotiated();
+    test.refused(R::SET_PROTOCOL_FEATURES, words64(&[1 << 1]));
+}
+
+#[test]
+fn a_ring_starts_with_its_kick_message_and_not_before() {
+    let mut test = Test::negotiated();
+    test.set_up_ring(2, 0x10000, 5);
+    test.ok(R::SET_VRING_ENABLE, words32(&[2, 1]));
+    assert_eq!(test.device.take(), []);
+    test.ok_with(R::SET_VRING_KICK, words64(&[2]), descriptor());
+    assert_eq!(test.device.take(), [started(2, 0x10000, 5, true)]);
+}
+
+#[test]
+fn a_kick_message_that_comes_early_starts_the_ring_when_its_place_is_known() {
+    let mut test = Test::negotiated();
+    test.ok_with(R::SET_VRING_KICK, words64(&[1]), descriptor());
+    test.ok(R::SET_VRING_NUM, words32(&[1, 128]));
+    assert_eq!(test.device.take(), []);
+    test.ok(R::SET_VRING_ADDR, ring_addresses(1, 0, 0x10000));
+    assert_eq!(test.device.take(), [started(1, 0x10000, 0, false)]);
+}
+
+#[test]
+fn a_ring_without_kick_descriptor_starts_all_the_same() {
+    let mut test = Test::negotiated();
+    test.set_up_ring(0, 0x10000, 0);
+    test.ok(R::SET_VRING_KICK, words64(&[0x100]));
+    let calls = test.device.take();
+    assert!(
+        matches!(
+            calls[..],
+            [Told::Start {
+                index: 0,
+                kick: false,
+                ..
+            }]
+        ),
+        "{calls:?}"
+    );
+}
+
+#[test]
+fn rings_that_firmware_never_sets_up_are_enabled_and_stopped_without_reaching_the_device() {
+    let mut test = Test::negotiated();
+    test.start_ring(2, 0x10000, 0);
+    for index in 0..6 {
+        test.ok(R::SET_VRING_ENABLE, words32(&[index, 1]));
+    }
+    for index in 0..6 {
+        test.stop_ring(index);
+    }
+    assert_eq!(
+        test.device.take(),
+        [
+            started(2, 0x10000, 0, false),
+            Told::Enable(2, true),
+            Told::Stop(2)
+        ]
+    );
+}
+
+#[test]
+fn without_protocol_features_rings_start_enabled_and_enable_is_refused() {
+    let mut test = Test::negotiated();
+    test.ok(R::SET_FEATURES, words64(&[VERSION_1]));
+    test.device.take();
+    test.start_ring(0, 0x10000, 0);
+    assert_eq!(test.device.take(), [started(0, 0x10000, 0, true)]);
+    test.refused(R::SET_VRING_ENABLE, words32(&[0, 0]));
+    test.ok(R::RESET_OWNER, vec![]);
+    assert_eq!(
+        test.device.take(),
+        [],
+        "nothing could enable the ring again"
+    );
+}
+
+#[test]
+fn a_stopped_ring_is_set_up_elsewhere_and_keeps_its_call_and_error_descriptors() {
+    let mut test = Test::negotiated();
+    test.ok_with(R::SET_VRING_CALL, words64(&[2]), descriptor());
+    test.ok_with(R::SET_VRING_ERR, words64(&[2]), descriptor());
+    test.start_ring(2, 0x10000, 9);
+    assert_eq!(test.stop_ring(2), u32::from(FakeDevice::STOPPED_AT));
+    assert_eq!(
+        test.stop_ring(2),
+        u32::from(FakeDevice::STOPPED_AT),
+        "stopped twice"
+    );
+    test.device.take();
+    test.start_ring(2, 0x50000, 0);
+    let calls = test.device.take();
+    assert!(
+        matches!(
+            calls[..],
+            [Told::Start {
+                addresses: [0x50000, ..],
+                next_avail: 0,
+                call: true,
+                err: true,
+                ..
+            }]
+        ),
+        "{calls:?}"
+    );
+}
+
+#[test]
+fn a_stopped_ring_goes_on_where_it_was_when_only_a_kick_is_sent() {
+    let mut test = Test::negotiated();
+    test.start_ring(3, 0x10000, 9);
+    test.stop_ring(3);
+    test.device.take();
+    test.ok_with(R::SET_VRING_KICK, words64(&[3]), descriptor());
+    assert_eq!(
+        test.device.take(),
+        [started(3, 0x10000, FakeDevice::STOPPED_AT, false)]
+    );
+}
+
+#[test]
+fn descriptors_of_a_running_ring_are_replaced_and_taken_away() {
+    let mut test = Test::negotiated();
+    test.start_ring(0, 0x10000, 0);
+    test.device.take();
+    test.ok_with(R::SET_VRING_KICK, words64(&[0]), descriptor());
+    test.ok_with(R::SET_VRING_CALL, words64(&[0]), descriptor());
+    test.ok_with(R::SET_VRING_ERR, words64(&[0]), descriptor());
+    test.ok(R::SET_VRING_CALL, words64(&[0x100]));
+    assert_eq!(
+        test.device.take(),
+        [
+            Told::SetKick(0, true),
+            Told::SetCall(0, true),
+            Told::SetErr(0, true),
+            Told::SetCall(0, false)
+        ]
+    );
+}
+
+#[test]
+fn a_running_ring_cannot_be_moved_but_may_be_told_again_where_it_is() {
+    let mut test = Test::negotiated();
+    test.start_ring(0, 0x10000, 0);
+    test.device.take();
+    test.ok(R::SET_VRING_NUM, words32(&[0, 128]));
+    test.ok(R::SET_VRING_ADDR, ring_addresses(0, 0, 0x10000));
+    test.refused(R::SET_VRING_NUM, words32(&[0, 64]));
+    test.refused(R::SET_VRING_ADDR, ring_addresses(0, 0, 0x20000));
+    test.refused(R::SET_VRING_BASE, words32(&[0, 1]));
+    assert_eq!(test.device.take(), []);
+}
+
+#[test]
+fn a_ring_that_the_guest_has_put_nowhere_is_reported_on_its_error_descriptor_and_the_session_goes_on()
+ {
+    for need_reply in [true, false] {
+        let mut test = Test::negotiated();
+        let err = descriptor();
+        test.ok_with(R::SET_VRING_ERR, words64(&[4]), err.try_clone().unwrap());
+        test.set_up_ring(4, test.device.bad_ring, 0);
+        let kick = Message {
+            need_reply,
+            ..message(R::SET_VRING_KICK, words64(&[4]), vec![descriptor()])
+        };
+        let reply = test.session.handle(kick).unwrap().map(|r| r.payload);
+        assert_eq!(reply, need_reply.then(|| words64(&[1])));
+        let mut signalled = [0; 8];
+        assert_eq!(rustix::io::read(&err, &mut signalled), Ok(8));
+        test.start_ring(5, 0x10000, 0);
+        assert_eq!(test.device.take(), [started(5, 0x10000, 0, false)]);
+    }
+}
+
+#[test]
+fn memory_is_replaced_extended_and_reduced_while_rings_run() {
+    let mut test = Test::negotiated();
+    test.start_ring(0, 0x10000, 0);
+    test.device.take();
+    let table = memory_table(&[
+        [0, 0x10000, 0x7000_0000, 0],
+        [0x10_0000, 0x2000, 0x8000_0000, 0x1000],
+    ]);
+    let files = vec![memory_file(0x10000), memory_file(0x3000)];
+    assert_eq!(
+        test.send(R::SET_MEM_TABLE, table, files),
+        Answer::Acknowledged
+    );
+    let more = [0x20_0000, 0x1000, 0x9000_0000, 0];
+    test.ok_with(R::ADD_MEM_REG, memory_region(more), memory_file(0x1000));
+    test.ok(
+        R::REM_MEM_REG,
+        memory_region([0x10_0000, 0x2000, 0x8000_0000, 0]),
+    );
+    test.ok_with(R::REM_MEM_REG, memory_region(more), memory_file(0x1000));
+    let (a, b, c) = ((0, 0x10000), (0x10_0000, 0x2000), (0x20_0000, 0x1000));
+    assert_eq!(
+        test.device.take(),
+        [
+            Told::Memory(vec![a, b]),
+            Told::Memory(vec![a, b, c]),
+            Told::Memory(vec![a, c]),
+            Told::Memory(vec![a])
+        ]
+    );
+}
+
+#[test]
+fn impossible_memory_is_refused_and_the_old_map_stays() {
+    let mut test = Test::negotiated();
+    let good = [0x1000, 0x2000, 0x7000_0000, 0];
+    test.ok_with(R::ADD_MEM_REG, memory_region(good), memory_file(0x2000));
+    test.device.take();
+    let bad = [
+        ("overlaps", [0x2000, 0x2000, 0x8000_0000, 0]),
+        ("is the same", good),
+        ("is empty", [0x8000, 0, 0x8000_0000, 0]),
+        (
+            "wraps the guest's addresses",
+            [u64::MAX - 0xfff, 0x2000, 0x8000_0000, 0],
+        ),
+        (
+            "wraps the user's addresses",
+            [0x8000, 0x2000, u64::MAX - 0xfff, 0],
+        ),
+        (
+            "wraps the file",
+            [0x8000, 0x2000, 0x8000_0000, u64::MAX - 0xfff],
+        ),
+        (
+            "passes the end of its file",
+            [0x8000, 0x2000, 0x8000_0000, 0x1000],
+        ),
+        (
+            "is larger than any address space",
+            [0x8000, 1 << 60, 0x8000_0000, 0],
+        ),
+    ];
+    for (what, region) in bad {
+        let files = vec![memory_file(0x2000)];
+        assert_eq!(
+            test.send(R::ADD_MEM_REG, memory_region(region), files),
+            Answer::Refused,
+            "{what}"
+        );
+        let table = memory_table(&[good, region]);
+        let files = vec![memory_file(0x2000), memory_file(0x2000)];
+        assert_eq!(
+            test.send(R::SET_MEM_TABLE, table, files),
+            Answer::Refused,
+            "{what}"
+        );
+    }
+    test.refused(
+        R::REM_MEM_REG,
+        memory_region([0x1000, 0x1000, 0x7000_0000, 0]),
+    );
+    assert_eq!(
+        test.send(
+            R::ADD_MEM_REG,
+            memory_region([0x8000, 0x1000, 0, 0]),
+            vec![descriptor()]
+        ),
+        Answer::Refused
+    );
+    assert_eq!(test.device.take(), []);
+    test.ok(R::REM_MEM_REG, memory_region(good));
+    assert_eq!(test.device.take(), [Told::Memory(vec![])]);
+}
+
+#[test]
+fn slots_end_at_the_number_that_was_announced() {
+    let mut test = Test::negotiated();
+    let file = memory_file(0x1000);
+    for slot in 0..509 {
+        let region = [slot * 0x1000, 0x1000, 0x7000_0000 + slot * 0x1000, 0];
+        test.ok_with(
+            R::ADD_MEM_REG,
+            memory_region(region),
+            file.try_clone().unwrap(),
+        );
+    }
+    let region = memory_region([1 << 40, 0x1000, 1 << 40, 0]);
+    assert_eq!(
+        test.send(R::ADD_MEM_REG, region, vec![file]),
+        Answer::Refused
+    );
+}
+
+#[test]
+fn reset_device_and_status_zero_reset_the_device_and_keep_memory_and_descriptors() {
+    for by_status in [false, true] {
+        let mut test = Test::negotiated();
+        test.ok_with(
+            R::ADD_MEM_REG,
+            memory_region([0, 0x1000, 0, 0]),
+            memory_file(0x1000),
+        );
+        test.ok_with(R::SET_VRING_CALL, words64(&[1]), descriptor());
+        test.start_ring(1, 0x10000, 3);
+        test.ok(R::SET_VRING_ENABLE, words32(&[1, 1]));
+        test.ok(R::SET_STATUS, words64(&[15]));
+        test.device.take();
+        match by_status {
+            true => test.ok(R::SET_STATUS, words64(&[0])),
+            false => test.ok(R::RESET_DEVICE, vec![]),
+        }
+        assert_eq!(test.device.take(), [Told::Reset]);
+        assert_eq!(test.number(R::GET_STATUS), 0);
+        assert_eq!(test.stop_ring(1), 0);
+        test.ok(R::SET_FEATURES, words64(&[VERSION_1 | PROTOCOL_FEATURES]));
+        test.start_ring(1, 0x20000, 0);
+        let calls = test.device.take();
+        assert!(
+            matches!(
+                calls[..],
+                [
+                    Told::Features(VERSION_1),
+                    Told::Start {
+                        call: true,
+                        enabled: false,
+                        ..
+                    }
+                ]
+            ),
+            "{calls:?}"
+        );
+    }
+}
+
+#[test]
+fn reset_owner_disables_rings_and_keeps_everything_else() {
+    let mut test = Test::negotiated();
+    test.start_ring(1, 0x10000, 3);
+    test.ok(R::SET_VRING_ENABLE, words32(&[1, 1]));
+    test.device.take();
+    test.ok(R::RESET_OWNER, vec![]);
+    assert_eq!(test.device.take(), [Told::Enable(1, false)]);
+}
+
+#[test]
+fn configuration_is_read_and_written_in_place_and_a_bad_range_reads_as_nothing() {
+    let mut test = Test::negotiated();
+    let request = |offset: u32, size: u32, bytes: &[u8]| {
+        let mut payload = words32(&[offset, size, 0]);
+        payload.extend(bytes);
+        payload
+    };
+    let reply = test.send(R::GET_CONFIG, request(20, 4, &[0; 4]), vec![]);
+    assert_eq!(reply, Answer::Reply(request(20, 4, &[20, 21, 22, 23])));
+    let reply = test.send(R::GET_CONFIG, request(0, 36, &[0; 36]), vec![]);
+    assert_eq!(
+        reply,
+        Answer::Reply(request(0, 36, &(0..36).collect::<Vec<_>>()))
+    );
+    for (offset, size) in [(33, 4), (u32::MAX, 4), (36, 1)] {
+        let payload = request(offset, size, &vec![0; usize::try_from(size).unwrap()]);
+        assert_eq!(
+            test.send(R::GET_CONFIG, payload, vec![]),
+            Answer::Reply(vec![])
+        );
+    }
+    test.ok(R::SET_CONFIG, request(20, 4, &[1, 2, 3, 4]));
+    assert_eq!(
+        test.device.take(),
+        [Told::WriteConfig(20, vec![1, 2, 3, 4])]
+    );
+    test.refused(R::SET_CONFIG, request(20, 8, &[1, 2, 3, 4]));
+    assert_eq!(
+        test.send(R::GET_CONFIG, request(20, 8, &[0; 4]), vec![]),
+        Answer::SessionEnded
+    );
+}
+
+#[test]
+fn configuration_that_was_not_negotiated_is_refused() {
+    let mut test = Test::fresh(Options { config: false });
+    test.session
+        .handle(message(
+            R::SET_PROTOCOL_FEATURES,
+            words64(&[REPLY_ACK]),
+            vec![],
+        ))
+        .unwrap();
+    test.refused(R::SET_CONFIG, words32(&[20, 4, 0, 96]));
+    assert_eq!(
+        test.send(R::GET_CONFIG, words32(&[20, 4, 0, 0]), vec![]),
+        Answer::SessionEnded
+    );
+}
+
+#[test]
+fn acknowledgements_come_only_when_asked_for_and_negotiated() {
+    let mut test = Test::fresh(Options::default());
+    let owner = || message(R::SET_OWNER, vec![], vec![]);
+    assert_eq!(test.session.handle(owner()), Ok(None), "not negotiated");
+    test.session
+        .handle(message(
+            R::SET_PROTOCOL_FEATURES,
+            words64(&[REPLY_ACK]),
+            vec![],
+        ))
+        .unwrap();
+    let not_asked = Message {
+        need_reply: false,
+        ..owner()
+    };
+    assert_eq!(test.session.handle(not_asked), Ok(None));
+    assert_eq!(
+        test.session.handle(owner()).unwrap().unwrap().payload,
+        words64(&[0])
+    );
+}
+
+/// Requests that no front end should send, each with what is wrong with it.
+fn bad_requests() -> Vec<(&'static str, u32, Vec<u8>, usize)> {
+    let mut bad = vec![
+        (
+            "ring index out of range",
+            R::SET_VRING_NUM.into(),
+            words32(&[6, 128]),
+            0,
+        ),
+        (
+            "ring index out of range",
+            R::SET_VRING_BASE.into(),
+            words32(&[u32::MAX, 0]),
+            0,
+        ),
+        (
+            "ring index out of range",
+            R::SET_VRING_ENABLE.into(),
+            words32(&[6, 1]),
+            0,
+        ),
+        (
+            "ring index out of range",
+            R::SET_VRING_ADDR.into(),
+            ring_addresses(6, 0, 0),
+            0,
+        ),
+        (
+            "ring index out of range",
+            R::SET_VRING_KICK.into(),
+            words64(&[255]),
+            1,
+        ),
+        (
+            "ring index out of range",
+            R::SET_VRING_CALL.into(),
+            words64(&[0x1ff]),
+            0,
+        ),
+        (
+            "ring of size 0",
+            R::SET_VRING_NUM.into(),
+            words32(&[0, 0]),
+            0,
+        ),
+        (
+            "ring of size 32769",
+            R::SET_VRING_NUM.into(),
+            words32(&[0, 32769]),
+            0,
+        ),
+        (
+            "ring of size 2^16 + 128",
+            R::SET_VRING_NUM.into(),
+            words32(&[0, 65664]),
+            0,
+        ),
+        (
+            "packed ring's base",
+            R::SET_VRING_BASE.into(),
+            words32(&[0, 0x8000_8000]),
+            0,
+        ),
+        (
+            "logging",
+            R::SET_VRING_ADDR.into(),
+            ring_addresses(0, 1, 0x1000),
+            0,
+        ),
+        (
+            "enabled twice over",
+            R::SET_VRING_ENABLE.into(),
+            words32(&[0, 2]),
+            0,
+        ),
+        (
+            "kick without descriptor",
+            R::SET_VRING_KICK.into(),
+            words64(&[0]),
+            0,
+        ),
+        (
+            "no descriptor, with descriptor",
+            R::SET_VRING_KICK.into(),
+            words64(&[0x100]),
+            1,
+        ),
+        (
+            "reserved bits",
+            R::SET_VRING_ERR.into(),
+            words64(&[0x1000]),
+            1,
+        ),
+        (
+            "two descriptors",
+            R::SET_VRING_CALL.into(),
+            words64(&[0]),
+            2,
+        ),
+        (
+            "status of 9 bits",
+            R::SET_STATUS.into(),
+            words64(&[0x100]),
+            0,
+        ),
+        ("no region", R::SET_MEM_TABLE.into(), memory_table(&[]), 0),
+        (
+            "region without file",
+            R::SET_MEM_TABLE.into(),
+            memory_table(&[[0, 4096, 0, 0]]),
+            0,
+        ),
+        (
+            "one region, two files",
+            R::SET_MEM_TABLE.into(),
+            memory_table(&[[0, 4096, 0, 0]]),
+            2,
+        ),
+        (
+            "nine regions",
+            R::SET_MEM_TABLE.into(),
+            memory_table(&[[0; 4]; 9]),
+            9,
+        ),
+        (
+            "region without file",
+            R::ADD_MEM_REG.into(),
+            memory_region([0, 4096, 0, 0]),
+            0,
+        ),
+        ("no socket", R::SET_BACKEND_REQ_FD.into(), vec![], 0),
+        ("message 0", 0, vec![], 0),
+        ("unknown message", 1000, vec![1, 2, 3], 1),
+        ("a newer message than known", 45, words32(&[0, 0]), 0),
+        ("not offered", R::SET_LOG_BASE.into(), words64(&[0, 0]), 1),
+        ("not offered", R::VRING_KICK.into(), words32(&[0, 0]), 0),
+        ("not offered", R::IOTLB_MSG.into(), vec![0; 40], 0),
+        ("not offered", R::POSTCOPY_LISTEN.into(), vec![], 0),
+        ("not offered", R::SET_INFLIGHT_FD.into(), vec![0; 24], 1),
+        (
+            "not offered",
+            R::SET_VRING_ENDIAN.into(),
+            words32(&[0, 0]),
+            0,
+        ),
+    ];
+    let mut miscounted = memory_table(&[[0, 4096, 0, 0]]);
+    miscounted[0] = 2;
+    bad.push((
+        "two regions announced, one described",
+        R::SET_MEM_TABLE.into(),
+        miscounted,
+        1,
+    ));
+    // Every request with a payload a byte short or long, and with a descriptor too many.
+    for (request, size, fds) in [
+        (R::SET_FEATURES, 8, 0),
+        (R::SET_OWNER, 0, 0),
+        (R::RESET_OWNER, 0, 0),
+        (R::SET_PROTOCOL_FEATURES, 8, 0),
+        (R::SET_VRING_NUM, 8, 0),
+        (R::SET_VRING_ADDR, 40, 0),
+        (R::SET_VRING_BASE, 8, 0),
+        (R::SET_VRING_KICK, 8, 1),
+        (R::SET_VRING_CALL, 8, 1),
+        (R::SET_VRING_ERR, 8, 1),
+        (R::SET_VRING_ENABLE, 8, 0),
+        (R::SET_MEM_TABLE, 40, 1),
+        (R::ADD_MEM_REG, 40, 1),
+        (R::REM_MEM_REG, 40, 1),
+        (R::SET_BACKEND_REQ_FD, 0, 1),
+        (R::RESET_DEVICE, 0, 0),
+        (R::SET_STATUS, 8, 0),
+    ] {
+        bad.push(("a byte too long", request.into(), vec![0; size + 1], fds));
+        bad.push((
+            "a descriptor too many",
+            request.into(),
+            vec![0; size],
+            fds + 1,
+        ));
+        if let Some(shorter) = size.checked_sub(1) {
+            bad.push(("a byte too short", request.into(), vec![0; shorter], fds));
+        }
+    }
+    bad
+}
+
+#[test]
+fn bad_requests_are_refused_aloud_or_end_the_session_and_never_reach_the_device() {
+    for (what, request, payload, fds) in bad_requests() {
+        for need_reply in [true, false] {
+            let mut test = Test::negotiated();
+            let descriptors = (0..fds).map(|_| descriptor()).collect();
+            let message = Message {
+                request,
+                need_reply,
+                payload: payload.clone(),
+                descriptors,
+            };
+            match (test.session.handle(message), need_reply) {
+                (Ok(Some(reply)), true) => {
+                    assert_eq!(reply.payload, words64(&[1]), "{request}: {what}")
+                }
+                (Err(_), false) => {}
+                (other, _) => panic!("{request}: {what}: {other:?}"),
+            }
+            assert_eq!(test.device.take(), [], "{request}: {what}");
+        }
+    }
+}
+
+#[test]
+fn requests_with_a_reply_of_their_own_end_the_session_when_they_are_bad() {
+    for (request, payload) in [
+        (R::GET_FEATURES, vec![0]),
+        (R::GET_STATUS, vec![0; 8]),
+        (R::GET_VRING_BASE, words32(&[6, 0])),
+        (R::GET_VRING_BASE, vec![0; 7]),
+        (R::GET_CONFIG, vec![0; 11]),
+        (R::GET_CONFIG, vec![0; 12 + 257]),
+        (R::GET_INFLIGHT_FD, vec![0; 24]),
+    ] {
+        let mut test = Test::negotiated();
+        assert_eq!(
+            test.send(request, payload, vec![]),
+            Answer::SessionEnded,
+            "{request:?}"
+        );
+    }
+}
+
+#[test]
+fn a_session_that_ends_disconnects_the_device() {
+    let Test { session, device } = Test::negotiated();
+    drop(session);
+    assert_eq!(device.take(), [Told::Disconnect]);
+}
