@@ -12,11 +12,16 @@
 //! IDs such as `SC-031` number the project's requirements.
 
 pub mod be;
+pub mod capacity;
 pub mod cdb;
+pub mod inquiry;
 pub mod lun;
+pub mod report_luns;
 pub mod sense;
 pub mod status;
 pub mod table;
+pub mod unmap;
+pub mod vpd;
 
 pub use cdb::Cdb;
 pub use lun::{Lun, LunAddress};

@@ -148,9 +148,9 @@ commands! {
     /// Mode pages behind an 8-byte header. SPC-4 6.15.
     ModeSense10, In: [("MODE SENSE(10)", [0x5a, 0x18, F, F, 0, 0, 0, F, F, 0]).reservation(Read)],
     /// Change mode pages. SPC-4 6.12.
-    ModeSelect6, Out: [("MODE SELECT(6)", [0x15, 0x11, 0, 0, F, 0])],
+    ModeSelect6, Out: [("MODE SELECT(6)", [0x15, 0x10, 0, 0, F, 0])],
     /// Change mode pages. SPC-4 6.13.
-    ModeSelect10, Out: [("MODE SELECT(10)", [0x55, 0x11, 0, 0, 0, 0, 0, F, F, 0])],
+    ModeSelect10, Out: [("MODE SELECT(10)", [0x55, 0x10, 0, 0, 0, 0, 0, F, F, 0])],
     /// Capacity and block size. SBC-3 5.15.
     ReadCapacity10, In: [("READ CAPACITY(10)", [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]).reservation(Always)],
     /// Capacity, block size, provisioning, protection. SBC-3 5.16.

@@ -1,0 +1,193 @@
+//! Vital product data pages (SPC-4 7.8, SBC-3 6.6): what INQUIRY with EVPD = 1 returns.
+//!
+//! Pages of variable length append themselves to a `Vec`; the fixed ones are structures with a `to_bytes`.
+
+mod designator;
+
+pub use designator::{Association, Designator, Identifier, designators};
+
+use crate::be::Fields;
+use crate::inquiry::Peripheral;
+
+/// PAGE CODE values.
+pub mod code {
+    /// Supported VPD Pages.
+    pub const SUPPORTED_PAGES: u8 = 0x00;
+    /// Unit Serial Number.
+    pub const UNIT_SERIAL_NUMBER: u8 = 0x80;
+    /// Device Identification.
+    pub const DEVICE_IDENTIFICATION: u8 = 0x83;
+    /// Block Limits.
+    pub const BLOCK_LIMITS: u8 = 0xb0;
+    /// Block Device Characteristics.
+    pub const BLOCK_DEVICE_CHARACTERISTICS: u8 = 0xb1;
+    /// Logical Block Provisioning.
+    pub const LOGICAL_BLOCK_PROVISIONING: u8 = 0xb2;
+}
+
+/// Appends a page: its header, what `body` appends, and the PAGE LENGTH, which counts the latter.
+fn page(out: &mut Vec<u8>, peripheral: Peripheral, code: u8, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend([peripheral.to_byte(), code, 0, 0]);
+    body(out);
+    let length = u16::try_from(out.len() - start - 4).unwrap_or(u16::MAX);
+    if let Some(field) = out.get_mut(start + 2..start + 4) {
+        field.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// Page 00h: the codes of all pages that the unit has, ascending, this one included.
+pub fn supported_pages(out: &mut Vec<u8>, peripheral: Peripheral, codes: &[u8]) {
+    page(out, peripheral, code::SUPPORTED_PAGES, |out| {
+        out.extend_from_slice(codes)
+    });
+}
+
+/// Page 80h.
+pub fn unit_serial_number(out: &mut Vec<u8>, peripheral: Peripheral, serial: &str) {
+    page(out, peripheral, code::UNIT_SERIAL_NUMBER, |out| {
+        out.extend_from_slice(serial.as_bytes())
+    });
+}
+
+/// Page 83h.
+pub fn device_identification(
+    out: &mut Vec<u8>,
+    peripheral: Peripheral,
+    designators: &[Designator<'_>],
+) {
+    page(out, peripheral, code::DEVICE_IDENTIFICATION, |out| {
+        designators
+            .iter()
+            .for_each(|designator| designator.append_to(out));
+    });
+}
+
+/// Page B0h (SC-016): what the unit takes at once. Lengths are in logical blocks, and 0 says "not reported".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct BlockLimits {
+    /// WSNZ: WRITE SAME with NUMBER OF LOGICAL BLOCKS 0 is refused.
+    pub write_same_nonzero: bool,
+    /// MAXIMUM COMPARE AND WRITE LENGTH.
+    pub max_compare_and_write: u8,
+    /// OPTIMAL TRANSFER LENGTH GRANULARITY.
+    pub optimal_granularity: u16,
+    /// MAXIMUM TRANSFER LENGTH.
+    pub max_transfer: u32,
+    /// OPTIMAL TRANSFER LENGTH.
+    pub optimal_transfer: u32,
+    /// MAXIMUM PREFETCH LENGTH.
+    pub max_prefetch: u32,
+    /// MAXIMUM UNMAP LBA COUNT; FFFFFFFFh = no limit. 0 exactly if the unit has no UNMAP.
+    pub max_unmap_blocks: u32,
+    /// MAXIMUM UNMAP BLOCK DESCRIPTOR COUNT; FFFFFFFFh = no limit. 0 exactly if the unit has no UNMAP.
+    pub max_unmap_descriptors: u32,
+    /// OPTIMAL UNMAP GRANULARITY.
+    pub unmap_granularity: u32,
+    /// UNMAP GRANULARITY ALIGNMENT, if it is valid (UGAVALID).
+    pub unmap_alignment: Option<u32>,
+    /// MAXIMUM WRITE SAME LENGTH.
+    pub max_write_same: u64,
+}
+
+impl BlockLimits {
+    /// The page; its length is 60 (SBC-3). The atomic-write fields stay zero.
+    #[must_use]
+    pub fn to_bytes(&self, peripheral: Peripheral) -> [u8; 64] {
+        let mut page = [0u8; 64];
+        page.put::<0, 4>([peripheral.to_byte(), code::BLOCK_LIMITS, 0, 0x3c]);
+        page.put_u8::<4>(u8::from(self.write_same_nonzero));
+        page.put_u8::<5>(self.max_compare_and_write);
+        page.put_u16::<6>(self.optimal_granularity);
+        page.put_u32::<8>(self.max_transfer);
+        page.put_u32::<12>(self.optimal_transfer);
+        page.put_u32::<16>(self.max_prefetch);
+        page.put_u32::<20>(self.max_unmap_blocks);
+        page.put_u32::<24>(self.max_unmap_descriptors);
+        page.put_u32::<28>(self.unmap_granularity);
+        if let Some(alignment) = self.unmap_alignment {
+            page.put_u32::<32>(0x8000_0000 | alignment);
+        }
+        page.put_u64::<36>(self.max_write_same);
+        page
+    }
+}
+
+/// Page B1h (SC-017): what kind of medium it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct BlockDeviceCharacteristics {
+    /// MEDIUM ROTATION RATE in revolutions per minute; 0 = not reported, 1 = does not rotate.
+    pub rotation_rate: u16,
+    /// FUAB: SYNCHRONIZE CACHE and FUA as SBC-3 means them. VBULS and the form factor stay zero.
+    pub fuab: bool,
+}
+
+impl BlockDeviceCharacteristics {
+    /// The page; its length is 3Ch exactly (Windows refuses any other).
+    #[must_use]
+    pub fn to_bytes(&self, peripheral: Peripheral) -> [u8; 64] {
+        let mut page = [0u8; 64];
+        page.put::<0, 4>([
+            peripheral.to_byte(),
+            code::BLOCK_DEVICE_CHARACTERISTICS,
+            0,
+            0x3c,
+        ]);
+        page.put_u16::<4>(self.rotation_rate);
+        page.put_u8::<8>(u8::from(self.fuab) << 1);
+        page
+    }
+}
+
+/// PROVISIONING TYPE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum ProvisioningType {
+    /// Every block has its place (or the unit does not say).
+    #[default]
+    Full = 0,
+    /// Resource provisioned.
+    Resource = 1,
+    /// Thin provisioned.
+    Thin = 2,
+}
+
+/// Page B2h (SC-017): how blocks are given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LogicalBlockProvisioning {
+    /// LBPU: UNMAP is supported.
+    pub unmap: bool,
+    /// LBPWS: WRITE SAME(16) with UNMAP is supported.
+    pub write_same_16: bool,
+    /// LBPWS10: WRITE SAME(10) with UNMAP is supported.
+    pub write_same_10: bool,
+    /// LBPRZ = 001b: unmapped blocks read as zeroes. It must agree with READ CAPACITY(16).
+    pub reads_zeroes: bool,
+    /// PROVISIONING TYPE.
+    pub provisioning: ProvisioningType,
+}
+
+impl LogicalBlockProvisioning {
+    /// The page; no thresholds, no provisioning group.
+    #[must_use]
+    pub fn to_bytes(&self, peripheral: Peripheral) -> [u8; 8] {
+        let flags = u8::from(self.unmap) << 7
+            | u8::from(self.write_same_16) << 6
+            | u8::from(self.write_same_10) << 5
+            | u8::from(self.reads_zeroes) << 2;
+        let code = code::LOGICAL_BLOCK_PROVISIONING;
+        [
+            peripheral.to_byte(),
+            code,
+            0,
+            4,
+            0,
+            flags,
+            self.provisioning as u8,
+            0,
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests;
