@@ -1,0 +1,232 @@
+//! Mode parameters (SPC-4 6.12 to 6.15 and 7.5, SC-020): what an initiator may read and change about a unit.
+//!
+//! A unit declares its pages, each with default bytes and a mask of the bits that may be changed ([`ModePage`]).
+//! [`ModePages::sense`] answers MODE SENSE from them. [`ModePages::select`] checks a whole MODE SELECT list and returns
+//! the pages as they would be: nothing is half applied, and the unit commits them, or looks at the difference first.
+//!
+//! Saved values do not exist: PC = 3 is 5/39/00, and the PS bit is 0.
+
+mod page;
+mod select;
+
+pub use page::{ModePage, code};
+
+use crate::be::Fields;
+use crate::cdb::Cdb;
+use crate::sense::{AdditionalSense, Sense};
+
+/// The subpage code that asks for all subpages.
+const ALL_SUBPAGES: u8 = 0xff;
+/// The page code that asks for all pages.
+const ALL_PAGES: u8 = 0x3f;
+
+/// Which of the two mode parameter headers a command uses: MODE SENSE(6) or (10), MODE SELECT(6) or (10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// A header of 4 bytes.
+    Six,
+    /// A header of 8 bytes.
+    Ten,
+}
+
+impl Form {
+    /// The form that a decoded mode command has.
+    #[must_use]
+    pub fn of(cdb: Cdb<'_>) -> Self {
+        if cdb.opcode() < 0x20 {
+            Self::Six
+        } else {
+            Self::Ten
+        }
+    }
+}
+
+/// What stands before the pages: the same for every page, and not changeable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Preamble {
+    /// MEDIUM TYPE; 0 for disks.
+    pub medium_type: u8,
+    /// DEVICE-SPECIFIC PARAMETER, see [`disk_parameter`].
+    pub device_specific: u8,
+    /// The block descriptor, for units that have blocks.
+    pub blocks: Option<BlockDescriptor>,
+}
+
+/// The DEVICE-SPECIFIC PARAMETER of a disk (SBC-3 6.5.1): WP and DPOFUA.
+#[must_use]
+pub const fn disk_parameter(write_protected: bool, dpo_fua: bool) -> u8 {
+    (write_protected as u8) << 7 | (dpo_fua as u8) << 4
+}
+
+/// The block descriptor of a disk (SBC-3 6.5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct BlockDescriptor {
+    /// NUMBER OF LOGICAL BLOCKS.
+    pub blocks: u64,
+    /// LOGICAL BLOCK LENGTH in bytes.
+    pub block_length: u32,
+}
+
+impl BlockDescriptor {
+    /// The 8-byte form; what it cannot express is all ones.
+    fn to_short(self) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bytes.put_u32::<4>(self.block_length.min(0x00ff_ffff));
+        bytes.put_u32::<0>(u32::try_from(self.blocks).unwrap_or(u32::MAX));
+        bytes
+    }
+
+    /// The 16-byte form (LONGLBA).
+    fn to_long(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes.put_u64::<0>(self.blocks);
+        bytes.put_u32::<12>(self.block_length);
+        bytes
+    }
+}
+
+/// A unit's mode pages.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct ModePages {
+    /// In ascending order of code and subpage.
+    pages: Vec<ModePage>,
+}
+
+impl ModePages {
+    /// These pages.
+    #[must_use]
+    pub fn new(pages: impl IntoIterator<Item = ModePage>) -> Self {
+        let mut pages: Vec<_> = pages.into_iter().collect();
+        pages.sort_by_key(ModePage::key);
+        Self { pages }
+    }
+
+    /// Back to the default values, as after a reset.
+    pub fn reset(&mut self) {
+        self.pages.iter_mut().for_each(ModePage::reset);
+    }
+
+    /// Whether any of the bits `mask` in byte `at` of a page is set; `false` for pages and bytes that the unit lacks.
+    #[must_use]
+    pub fn is_set(&self, (page, subpage): (u8, u8), at: usize, mask: u8) -> bool {
+        let page = self.pages.iter().find(|p| p.key() == (page, subpage));
+        page.and_then(|page| page.current().get(at))
+            .is_some_and(|byte| byte & mask != 0)
+    }
+
+    /// WCE of the Caching page: writes may be answered before they are on the medium.
+    #[must_use]
+    pub fn write_cache_enabled(&self) -> bool {
+        self.is_set(code::CACHING, 2, 0x04)
+    }
+
+    /// D_SENSE of the Control page: sense data is returned in descriptor format.
+    #[must_use]
+    pub fn descriptor_sense(&self) -> bool {
+        self.is_set(code::CONTROL, 2, 0x04)
+    }
+
+    /// SWP of the Control page: the initiator has write-protected the unit.
+    #[must_use]
+    pub fn software_write_protect(&self) -> bool {
+        self.is_set(code::CONTROL, 4, 0x08)
+    }
+
+    /// Appends the MODE SENSE parameter data for a decoded CDB. It is complete, with the MODE DATA LENGTH to match: the
+    /// caller clips it to the ALLOCATION LENGTH.
+    ///
+    /// # Errors
+    /// 5/39/00 for saved values, 5/24/00 for a page or subpage that the unit does not have.
+    pub fn sense(&self, out: &mut Vec<u8>, cdb: Cdb<'_>, preamble: &Preamble) -> Result<(), Sense> {
+        let control = cdb.0.u8::<2>() >> 6;
+        let wanted = (cdb.0.u8::<2>() & 0x3f, cdb.0.u8::<3>());
+        if control == 3 {
+            let sense = Sense::illegal_request(AdditionalSense::SAVING_PARAMETERS_NOT_SUPPORTED);
+            return Err(sense.at_cdb(2, Some(7)));
+        }
+        let selected = |page: &&ModePage| is_selected(page.key(), wanted);
+        if !self.pages.iter().any(|page| selected(&page)) {
+            let code_is_wrong =
+                wanted.0 != ALL_PAGES && !self.pages.iter().any(|page| page.key().0 == wanted.0);
+            let (byte, bit) = if code_is_wrong { (2, 5) } else { (3, 7) };
+            return Err(Sense::invalid_bits_in_cdb(byte, bit));
+        }
+
+        let start = out.len();
+        let form = Form::of(cdb);
+        preamble.append_to(out, form, cdb.byte1());
+        for page in self.pages.iter().filter(selected) {
+            out.extend_from_slice(match control {
+                0 => page.current(),
+                1 => page.changeable(),
+                _ => page.default(),
+            });
+        }
+        set_mode_data_length(out.get_mut(start..).unwrap_or_default(), form);
+        Ok(())
+    }
+}
+
+/// Whether MODE SENSE for page and subpage `wanted` returns the page `key` (SPC-4 table 176).
+fn is_selected(key: (u8, u8), wanted: (u8, u8)) -> bool {
+    match wanted {
+        (ALL_PAGES, ALL_SUBPAGES) => true,
+        (ALL_PAGES, subpage) => subpage == 0 && key.1 == 0,
+        (page, ALL_SUBPAGES) => page == key.0,
+        wanted => wanted == key,
+    }
+}
+
+impl Preamble {
+    /// Appends header and block descriptor as the CDB's DBD (b3) and LLBAA (b4) ask for them.
+    fn append_to(&self, out: &mut Vec<u8>, form: Form, flags: u8) {
+        let disabled = flags & 0x08 != 0;
+        let long = form == Form::Ten && flags & 0x10 != 0;
+        let blocks = self.blocks.filter(|_| !disabled);
+        let length: u8 = match (blocks, long) {
+            (None, _) => 0,
+            (Some(_), false) => 8,
+            (Some(_), true) => 16,
+        };
+        let &Self {
+            medium_type,
+            device_specific,
+            ..
+        } = self;
+        match form {
+            Form::Six => out.extend([0, medium_type, device_specific, length]),
+            Form::Ten => {
+                out.extend([
+                    0,
+                    0,
+                    medium_type,
+                    device_specific,
+                    u8::from(long),
+                    0,
+                    0,
+                    length,
+                ]);
+            }
+        }
+        match blocks {
+            Some(blocks) if long => out.extend(blocks.to_long()),
+            Some(blocks) => out.extend(blocks.to_short()),
+            None => {}
+        }
+    }
+}
+
+/// The MODE DATA LENGTH counts what follows it.
+fn set_mode_data_length(data: &mut [u8], form: Form) {
+    let length = data.len();
+    match (form, data) {
+        (Form::Six, [field, ..]) => *field = u8::try_from(length - 1).unwrap_or(u8::MAX),
+        (Form::Ten, [high, low, ..]) => {
+            [*high, *low] = u16::try_from(length - 2).unwrap_or(u16::MAX).to_be_bytes();
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;
