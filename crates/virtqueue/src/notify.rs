@@ -89,3 +89,130 @@ pub(crate) fn disarm<W: Word>(suppression: &Suppression<'_, W>) {
 fn crossed(event: u16, old: u16, new: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
+
+#[cfg(test)]
+mod tests {
+    //! The protocol under every interleaving and every reordering that the memory model allows, as `loom` finds them.
+
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicU16, AtomicUsize};
+
+    use super::*;
+
+    /// How often the producer publishes, one entry at a time.
+    const MOVES: u16 = 2;
+    /// So that the index wraps during the test.
+    const START: u16 = u16::MAX;
+
+    impl Word for AtomicU16 {
+        fn load(&self, order: Ordering) -> u16 {
+            self.load(order)
+        }
+        fn store(&self, value: u16, order: Ordering) {
+            self.store(value, order);
+        }
+        fn full_barrier() {
+            loom::sync::atomic::fence(Ordering::SeqCst);
+        }
+    }
+
+    /// The same word without the barrier: the protocol as it would be if somebody removed it.
+    struct Unordered(AtomicU16);
+
+    impl Word for Unordered {
+        fn load(&self, order: Ordering) -> u16 {
+            self.0.load(order)
+        }
+        fn store(&self, value: u16, order: Ordering) {
+            self.0.store(value, order);
+        }
+        fn full_barrier() {}
+    }
+
+    fn suppression<W>(word: &W, event_idx: bool) -> Suppression<'_, W> {
+        if event_idx {
+            Suppression::Event(word)
+        } else {
+            Suppression::Flags(word)
+        }
+    }
+
+    /// A producer that publishes and wakes, a consumer that takes, arms and sleeps until it has seen all. The eventfd is
+    /// a counter whose accesses order nothing else.
+    fn all_is_consumed<W: Word + Send + Sync + 'static>(word: fn(u16) -> W, event_idx: bool) {
+        let mut model = loom::model::Builder::new();
+        // Preemptions at any place, but no more than three in one run: all runs would take a minute.
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            let end = START.wrapping_add(MOVES);
+            let index = Arc::new(word(START));
+            let request = Arc::new(word(if event_idx { START } else { 0 }));
+            let wakes = Arc::new(AtomicUsize::new(0));
+            let producer = {
+                let (index, request) = (Arc::clone(&index), Arc::clone(&request));
+                let wakes = Arc::clone(&wakes);
+                loom::thread::spawn(move || {
+                    for i in 0..MOVES {
+                        let old = START.wrapping_add(i);
+                        if publish(
+                            &*index,
+                            old,
+                            old.wrapping_add(1),
+                            &suppression(&*request, event_idx),
+                        ) {
+                            wakes.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                })
+            };
+            let mut producer = Some(producer);
+            let mut seen = START;
+            while seen != end {
+                if !arm(&*index, seen, &suppression(&*request, event_idx))
+                    && wakes.swap(0, Ordering::Relaxed) == 0
+                {
+                    // Asleep. The producer does all that it will do; then somebody must have called.
+                    if let Some(producer) = producer.take() {
+                        producer.join().unwrap();
+                    }
+                    assert_ne!(wakes.swap(0, Ordering::Relaxed), 0, "asleep for ever");
+                }
+                disarm(&suppression(&*request, event_idx));
+                seen = index.load(Ordering::Acquire);
+            }
+        });
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_with_event_idx() {
+        all_is_consumed(AtomicU16::new, true);
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_with_flags() {
+        all_is_consumed(AtomicU16::new, false);
+    }
+
+    #[test]
+    #[should_panic(expected = "asleep for ever")]
+    fn the_model_notices_a_missing_barrier_with_event_idx() {
+        all_is_consumed(|v| Unordered(AtomicU16::new(v)), true);
+    }
+
+    #[test]
+    #[should_panic(expected = "asleep for ever")]
+    fn the_model_notices_a_missing_barrier_with_flags() {
+        all_is_consumed(|v| Unordered(AtomicU16::new(v)), false);
+    }
+
+    #[test]
+    fn an_index_crosses_an_event_only_when_it_moves_past_it() {
+        // Event 5 means: tell me once entry 5 is there, which is when the index becomes 6.
+        assert!(!crossed(5, 4, 5));
+        assert!(crossed(5, 5, 6));
+        assert!(!crossed(5, 6, 7));
+        assert!(crossed(5, 3, 9));
+        assert!(crossed(u16::MAX, u16::MAX, 0));
+        assert!(!crossed(5, 5, 5));
+    }
+}
