@@ -44,4 +44,5 @@ pub use error::{Error, RingPart};
 pub use memory::{AddressSpace, GuestMemory, Region};
 pub use split::{
     Buffer, Descriptor, DriverQueue, MAX_INDIRECT, Queue, RingFeatures, RingLayout, Used,
+    indirect_table,
 };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::ring::{DESCRIPTOR, Ring};
+use super::ring::Ring;
 use super::{Descriptor, RingFeatures, RingLayout};
 use crate::{Error, GuestMemory, notify};
 
@@ -30,10 +30,13 @@ pub struct Used {
 pub struct DriverQueue {
     ring: Ring,
     features: RingFeatures,
-    /// Free descriptors, the next one to use last.
-    free: Vec<u16>,
-    /// For each head that the device has, its chain's descriptors; kept here because the table could be overwritten.
-    chains: Vec<Vec<u16>>,
+    /// For each descriptor its successor, in its chain or among the free ones; kept here because the table is shared.
+    successors: Vec<u16>,
+    /// For each descriptor that heads an outstanding chain, the chain's descriptors; else 0.
+    lengths: Vec<u16>,
+    /// The first free descriptor, if any is free.
+    first_free: u16,
+    free: u16,
     outstanding: u16,
     /// The next available entry to fill; ahead of the published index by what is staged.
     next_avail: u16,
@@ -59,8 +62,10 @@ impl DriverQueue {
             notify::ask(0, &ring.device_suppression(event_idx));
         }
         Ok(DriverQueue {
-            free: (0..layout.size).rev().collect(),
-            chains: vec![Vec::new(); usize::from(layout.size)],
+            successors: (1..=layout.size).collect(),
+            lengths: vec![0; usize::from(layout.size)],
+            first_free: 0,
+            free: layout.size,
             ring,
             features,
             outstanding: 0,
@@ -76,8 +81,8 @@ impl DriverQueue {
     }
 
     /// Descriptors that are free.
-    pub fn free(&self) -> usize {
-        self.free.len()
+    pub fn free(&self) -> u16 {
+        self.free
     }
 
     /// Chains that the device has, staged ones included.
@@ -85,68 +90,87 @@ impl DriverQueue {
         self.outstanding
     }
 
+    /// The used index that the device has published: how many chains, modulo 2^16, it has returned.
+    pub fn used_idx(&self) -> u16 {
+        self.ring.used_idx().load(Ordering::Acquire)
+    }
+
     /// Stages a chain of direct descriptors for [`DriverQueue::publish`]; gives its head.
     pub fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<u16, Error> {
-        self.stage(&descriptors(readable, writable))
+        self.stage(readable.len() + writable.len(), chain(readable, writable))
     }
 
-    /// Stages a chain whose descriptors are in an indirect table, which is written at guest address `table`.
-    pub fn add_indirect(
-        &mut self,
-        table: u64,
-        readable: &[Buffer],
-        writable: &[Buffer],
-    ) -> Result<u16, Error> {
-        let mut list = descriptors(readable, writable);
-        let needed = list.len();
-        let no_room = Error::NoRoom { needed };
-        let count = u16::try_from(needed).map_err(|_| no_room)?;
-        for (next, d) in (1..count).zip(&mut list) {
-            d.next = next;
-            d.flags |= Descriptor::NEXT;
-        }
-        let bytes: Vec<u8> = list.iter().flat_map(|d| d.to_bytes()).collect();
-        self.ring.memory().write(table, &bytes)?;
-        self.stage(&[Descriptor {
-            addr: table,
-            len: u32::try_from(needed * DESCRIPTOR).map_err(|_| no_room)?,
+    /// Stages a chain of the direct descriptors `readable`, followed by an indirect table that is there already. The
+    /// table continues the chain.
+    pub fn add_indirect(&mut self, readable: &[Buffer], table: Buffer) -> Result<u16, Error> {
+        let indirect = Descriptor {
+            addr: table.addr,
+            len: table.len,
             flags: Descriptor::INDIRECT,
             next: 0,
-        }])
+        };
+        let direct = chain(readable, &[]);
+        self.stage(readable.len() + 1, direct.chain([indirect]))
     }
 
-    /// Puts a list of descriptors into free places of the table, linked, and its head into the available ring.
-    fn stage(&mut self, list: &[Descriptor]) -> Result<u16, Error> {
-        let no_room = Error::NoRoom { needed: list.len() };
-        if list.len() > self.free.len() {
+    /// Puts `count` descriptors into free places of the table, linked, and the first into the available ring.
+    fn stage(
+        &mut self,
+        count: usize,
+        descriptors: impl Iterator<Item = Descriptor>,
+    ) -> Result<u16, Error> {
+        let no_room = Error::NoRoom { needed: count };
+        let length = u16::try_from(count).map_err(|_| no_room)?;
+        if length == 0 || length > self.free {
             return Err(no_room);
         }
-        let places = self.free.split_off(self.free.len() - list.len());
-        let head = *places.last().ok_or(no_room)?;
-        let mut next = 0;
-        let mut link = 0;
-        // Places are used from the back; descriptors are written from the chain's end, so that each knows its successor.
-        for (d, &place) in list.iter().rev().zip(&places) {
-            self.ring.set_descriptor(
-                place,
-                Descriptor {
-                    flags: d.flags | link,
-                    next,
-                    ..*d
-                },
-            );
-            next = place;
-            link = Descriptor::NEXT;
+        let head = self.first_free;
+        for (left, d) in (0..length).rev().zip(descriptors) {
+            let next = self.successor(self.first_free);
+            let link = if left == 0 { 0 } else { Descriptor::NEXT };
+            let descriptor = Descriptor {
+                flags: d.flags | link,
+                next: if left == 0 { 0 } else { next },
+                ..d
+            };
+            self.ring.set_descriptor(self.first_free, descriptor);
+            self.first_free = next;
         }
-        if let Some(chain) = self.chains.get_mut(usize::from(head)) {
-            *chain = places;
+        self.free -= length;
+        if let Some(entry) = self.lengths.get_mut(usize::from(head)) {
+            *entry = length;
         }
-        self.ring
-            .avail_entry(self.next_avail)
-            .store(head, Ordering::Relaxed);
+        let entry = self.ring.avail_entry(self.next_avail);
+        entry.store(head, Ordering::Relaxed);
         self.next_avail = self.next_avail.wrapping_add(1);
         self.outstanding += 1;
         Ok(head)
+    }
+
+    fn successor(&self, index: u16) -> u16 {
+        self.successors
+            .get(usize::from(index))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Puts the descriptors of the chain at `head` back among the free ones; false if the device does not have it.
+    fn release(&mut self, head: u16) -> bool {
+        let length = self
+            .lengths
+            .get_mut(usize::from(head))
+            .map_or(0, std::mem::take);
+        if length == 0 {
+            return false;
+        }
+        let last = (1..length).fold(head, |index, _| self.successor(index));
+        if let Some(next) = self.successors.get_mut(usize::from(last)) {
+            *next = self.first_free;
+        }
+        self.first_free = head;
+        self.free += length;
+        self.outstanding -= 1;
+        true
     }
 
     /// Makes the staged chains visible to the device; whether it wants a kick for them.
@@ -182,12 +206,9 @@ impl DriverQueue {
         let (id, written) = self.ring.used(self.next_used);
         let unknown = Error::UsedUnknown { id };
         let head = u16::try_from(id).map_err(|_| unknown)?;
-        let chain = self.chains.get_mut(usize::from(head)).ok_or(unknown)?;
-        if chain.is_empty() {
+        if !self.release(head) {
             return Err(unknown);
         }
-        self.free.append(chain);
-        self.outstanding -= 1;
         self.next_used = self.next_used.wrapping_add(1);
         Ok(Some(Used { head, written }))
     }
@@ -209,18 +230,34 @@ impl DriverQueue {
     }
 }
 
-/// The descriptors of a chain, not linked yet.
-fn descriptors(readable: &[Buffer], writable: &[Buffer]) -> Vec<Descriptor> {
-    let side = |buffers: &[Buffer], flags| {
-        let descriptor = move |b: &Buffer| Descriptor {
-            addr: b.addr,
-            len: b.len,
-            flags,
-            next: 0,
-        };
-        buffers.iter().map(descriptor).collect::<Vec<_>>()
+/// The bytes of an indirect table for a chain of these buffers.
+pub fn indirect_table(readable: &[Buffer], writable: &[Buffer]) -> Vec<u8> {
+    let count = readable.len() + writable.len();
+    let link = |(d, next): (Descriptor, u16)| match usize::from(next) < count {
+        true => Descriptor {
+            flags: d.flags | Descriptor::NEXT,
+            next,
+            ..d
+        },
+        false => d,
     };
-    let mut list = side(readable, 0);
-    list.extend(side(writable, Descriptor::WRITE));
-    list
+    chain(readable, writable)
+        .zip(1..)
+        .flat_map(|linked| link(linked).to_bytes())
+        .collect()
+}
+
+/// The descriptors of a chain, not linked yet.
+fn chain(readable: &[Buffer], writable: &[Buffer]) -> impl Iterator<Item = Descriptor> {
+    let descriptor = |b: &Buffer, flags| Descriptor {
+        addr: b.addr,
+        len: b.len,
+        flags,
+        next: 0,
+    };
+    let readable = readable.iter().map(move |b| descriptor(b, 0));
+    let writable = writable
+        .iter()
+        .map(move |b| descriptor(b, Descriptor::WRITE));
+    readable.chain(writable)
 }

@@ -5,7 +5,7 @@ mod driver;
 mod ring;
 
 pub use device::{MAX_INDIRECT, Queue};
-pub use driver::{Buffer, DriverQueue, Used};
+pub use driver::{Buffer, DriverQueue, Used, indirect_table};
 pub use ring::Descriptor;
 
 use crate::AddressSpace;
