@@ -30,6 +30,7 @@
 //! it, and what to do. Sense data is made elsewhere, in one place.
 
 mod bounce;
+mod buffer;
 mod file;
 mod filter;
 mod host;
@@ -44,6 +45,7 @@ use std::rc::Rc;
 
 use lunar_reactor::{Handle, Token};
 
+pub use buffer::{Buffer, run_list, run_owned};
 pub use filter::Stats;
 pub use node::{CacheMode, DetectZeroes, Driver, Locking, NodeOptions, open_node};
 pub use op::{Op, OpKind, Progress};

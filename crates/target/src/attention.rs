@@ -1,5 +1,7 @@
 //! Unit attention conditions and the order in which a nexus hears of them.
 
+use lunar_scsi::{AdditionalSense, Sense};
+
 /// Something that an initiator must know before its next command is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnitAttention {
@@ -25,18 +27,20 @@ pub enum UnitAttention {
 const CHANGE: u8 = u8::MAX;
 
 impl UnitAttention {
-    /// ASC and ASCQ.
-    pub fn code(self) -> (u8, u8) {
-        match self {
-            UnitAttention::PowerOn => (0x29, 0x00),
-            UnitAttention::LogicalUnitReset => (0x29, 0x03),
-            UnitAttention::NexusLoss => (0x29, 0x07),
-            UnitAttention::CommandsCleared => (0x2F, 0x00),
-            UnitAttention::MediumChanged => (0x28, 0x00),
-            UnitAttention::ModeParametersChanged => (0x2A, 0x01),
-            UnitAttention::CapacityChanged => (0x2A, 0x09),
-            UnitAttention::ReportedLunsChanged => (0x3F, 0x0E),
-        }
+    /// The sense data that reports it.
+    pub fn sense(self) -> Sense {
+        Sense::unit_attention(match self {
+            UnitAttention::PowerOn => AdditionalSense::POWER_ON_OR_RESET,
+            UnitAttention::LogicalUnitReset => AdditionalSense::BUS_DEVICE_RESET,
+            UnitAttention::NexusLoss => AdditionalSense::NEXUS_LOSS,
+            UnitAttention::CommandsCleared => {
+                AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR
+            }
+            UnitAttention::MediumChanged => AdditionalSense::MEDIUM_MAY_HAVE_CHANGED,
+            UnitAttention::ModeParametersChanged => AdditionalSense::MODE_PARAMETERS_CHANGED,
+            UnitAttention::CapacityChanged => AdditionalSense::CAPACITY_DATA_CHANGED,
+            UnitAttention::ReportedLunsChanged => AdditionalSense::REPORTED_LUNS_DATA_CHANGED,
+        })
     }
 
     /// SC-034: a lower rank is the graver reset and is heard first.

@@ -130,18 +130,20 @@ impl LuState {
         self.epoch.load(Ordering::Acquire) == seen.0.get()
     }
 
-    /// Takes the oldest unit attention of a nexus. When there is none, `seen` remembers that.
-    pub fn take_attention(&self, nexus: NexusId, seen: &Seen) -> Option<UnitAttention> {
+    /// Takes the unit attention that a nexus has to hear next. When there is none, `seen` remembers that.
+    pub fn check(&self, nexus: NexusId, seen: &Seen) -> Option<UnitAttention> {
         let mut nexuses = self.lock();
-        let attention = nexuses
-            .iter_mut()
-            .find(|n| n.id == nexus)
-            .and_then(|n| n.attentions.take());
+        let attention = take(&mut nexuses, nexus);
         if attention.is_none() {
             // Under the lock nobody moves the epoch: what was read above is what it stands for.
             seen.0.set(self.epoch.load(Ordering::Relaxed));
         }
         attention
+    }
+
+    /// Takes the unit attention that a nexus has to hear next (REQUEST SENSE returns it as data: SC-032).
+    pub fn take_attention(&self, nexus: NexusId) -> Option<UnitAttention> {
+        take(&mut self.lock(), nexus)
     }
 
     /// Drops one kind of unit attention of a nexus (REPORT LUNS answers 3F/0E: SC-034).
@@ -203,6 +205,13 @@ impl LuState {
     }
 }
 
+fn take(nexuses: &mut [Nexus], nexus: NexusId) -> Option<UnitAttention> {
+    nexuses
+        .iter_mut()
+        .find(|n| n.id == nexus)
+        .and_then(|n| n.attentions.take())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,8 +221,7 @@ mod tests {
 
     /// Everything pending for a nexus, in order.
     fn drain(state: &LuState, nexus: NexusId) -> Vec<UnitAttention> {
-        let seen = Seen::default();
-        std::iter::from_fn(|| state.take_attention(nexus, &seen)).collect()
+        std::iter::from_fn(|| state.take_attention(nexus)).collect()
     }
 
     #[test]
@@ -232,13 +240,13 @@ mod tests {
         state.add_nexus(A);
         let seen = Seen::default();
         assert!(!state.is_quiet(&seen));
-        assert!(state.take_attention(A, &seen).is_some());
+        assert!(state.check(A, &seen).is_some());
         assert!(!state.is_quiet(&seen), "there might have been a second one");
-        assert!(state.take_attention(A, &seen).is_none());
+        assert!(state.check(A, &seen).is_none());
         assert!(state.is_quiet(&seen));
         state.raise(Who::AllBut(A), UnitAttention::ModeParametersChanged);
         assert!(!state.is_quiet(&seen), "every change moves the epoch");
-        assert!(state.take_attention(A, &seen).is_none());
+        assert!(state.check(A, &seen).is_none());
         assert!(state.is_quiet(&seen));
     }
 

@@ -1,0 +1,196 @@
+//! The disk: a direct access block device over an image.
+
+mod capacity;
+mod config;
+mod error;
+mod identity;
+mod inquiry;
+mod medium;
+mod power;
+
+mod transfer;
+mod unmap;
+mod verify;
+mod write_same;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use lunar_block::{Error as BlockError, Image, Op, OpKind};
+use lunar_scsi::{DeviceType, Features, Operation, Profile, Row, Sense};
+use lunar_target::{
+    Command, Completion, LogicalUnit, LuState, NexusId, Outcome, UnitAttention, Who, spc,
+};
+
+pub use config::DiskConfig;
+
+use crate::{ConfigError, OnOffAuto};
+use config::Limits;
+use identity::Identity;
+use power::Power;
+
+/// A disk (`scsi-hd`).
+#[derive(Debug)]
+pub struct Disk {
+    /// Shared with the tasks of commands that take several steps.
+    unit: Arc<Unit>,
+}
+
+/// Everything about a disk.
+#[derive(Debug)]
+struct Unit {
+    state: LuState,
+    profile: Profile,
+    limits: Limits,
+    identity: Identity,
+    config: DiskConfig,
+    image: Arc<dyn Image>,
+    read_only: bool,
+    /// Logical blocks of the image.
+    capacity: AtomicU64,
+    /// WCE: completed writes may not be durable until they are flushed.
+    write_cache: AtomicBool,
+    power: Power,
+}
+
+impl Disk {
+    /// A disk with these properties on `image`. Bytes of the image behind the last whole block are not used.
+    ///
+    /// # Errors
+    /// The first property that is not possible, alone or with this image.
+    pub fn new(config: DiskConfig, image: Arc<dyn Image>) -> Result<Arc<Disk>, ConfigError> {
+        let info = image.info();
+        let limits = Limits::check(&config, &info)?;
+        let identity = Identity::check(&config)?;
+        let mut features = Features::empty();
+        features.set(Features::DPO_FUA, config.dpofua);
+        features.set(Features::PROVISIONING, limits.unmap);
+        features.set(Features::REMOVABLE, config.removable);
+        let unit = Unit {
+            state: LuState::default(),
+            profile: Profile::new(DeviceType::Disk).with(features),
+            limits,
+            identity,
+            read_only: info.read_only,
+            capacity: AtomicU64::new(info.size >> limits.block_shift),
+            write_cache: AtomicBool::new(config.write_cache != OnOffAuto::Off),
+            power: Power::default(),
+            config,
+            image,
+        };
+        Ok(Arc::new(Disk {
+            unit: Arc::new(unit),
+        }))
+    }
+
+    /// The image may have another size now: every nexus hears of a change (2A/09). Returns whether there was one.
+    pub fn refresh_capacity(&self) -> bool {
+        let unit = &self.unit;
+        let blocks = unit.image.info().size >> unit.limits.block_shift;
+        let changed = unit.capacity.swap(blocks, Ordering::Relaxed) != blocks;
+        if changed {
+            unit.state.raise(Who::All, UnitAttention::CapacityChanged);
+        }
+        changed
+    }
+}
+
+impl LogicalUnit for Disk {
+    fn state(&self) -> &LuState {
+        &self.unit.state
+    }
+
+    #[inline]
+    fn profile(&self) -> Profile {
+        self.unit.profile
+    }
+
+    fn execute(&self, row: &'static Row, command: Command<'_>) -> Outcome {
+        let outcome = match row.operation {
+            Operation::Read => transfer::read(&self.unit, &command),
+            Operation::Write => transfer::write(&self.unit, &command),
+            Operation::Verify => verify::verify(&self.unit, &command),
+            Operation::SynchronizeCache => transfer::synchronize(&self.unit, &command),
+            Operation::Unmap => unmap::unmap(&self.unit, &command),
+            Operation::WriteSame => write_same::write_same(&self.unit, &command),
+            Operation::ReadCapacity10 => capacity::read_capacity_10(&self.unit, command),
+            Operation::ReadCapacity16 => capacity::read_capacity_16(&self.unit, command),
+            Operation::StartStopUnit => power::start_stop(&self.unit, &command),
+            Operation::PreventAllowMediumRemoval => power::prevent_allow(&self.unit, &command),
+            _ => Ok(spc::execute(self, row, command)),
+        };
+        outcome.unwrap_or_else(Outcome::check)
+    }
+
+    fn finish(&self, op: &Op, result: Result<(), BlockError>) -> Completion {
+        match result {
+            Ok(()) => match op.kind {
+                OpKind::Read | OpKind::Write { .. } => Completion::good(op.data.len()),
+                OpKind::Flush | OpKind::Discard | OpKind::WriteZeroes { .. } => Completion::good(0),
+            },
+            Err(error) => Completion::check(self.unit.sense(&error, op.kind, op.offset)),
+        }
+    }
+
+    fn reset(&self) {
+        self.unit.power.reset();
+        self.unit.state.reset();
+    }
+
+    fn nexus_loss(&self, nexus: NexusId) {
+        self.unit.power.reset();
+        self.unit.state.nexus_loss(nexus);
+    }
+
+    fn image(&self) -> Option<Arc<dyn Image>> {
+        Some(Arc::clone(&self.unit.image))
+    }
+}
+
+impl spc::Primary for Disk {
+    fn inquiry(&self, data: &mut Vec<u8>) {
+        self.unit.standard_inquiry(data);
+    }
+
+    fn vpd_pages(&self) -> &'static [u8] {
+        inquiry::PAGES
+    }
+
+    fn vpd(&self, page: u8, data: &mut Vec<u8>) {
+        self.unit.vpd_page(page, data);
+    }
+
+    fn ready(&self) -> Result<(), Sense> {
+        self.unit.power.ready()
+    }
+}
+
+impl Unit {
+    /// Logical blocks.
+    #[inline]
+    fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// WCE.
+    #[inline]
+    fn write_cache(&self) -> bool {
+        self.write_cache.load(Ordering::Relaxed)
+    }
+
+    /// Whether the initiator must not change the medium.
+    #[inline]
+    fn write_protected(&self) -> bool {
+        self.read_only || self.state.software_write_protect()
+    }
+
+    /// # Errors
+    /// 7/27/00
+    #[inline]
+    fn writable(&self) -> Result<(), Sense> {
+        if self.write_protected() {
+            return Err(error::write_protected());
+        }
+        Ok(())
+    }
+}

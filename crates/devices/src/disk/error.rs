@@ -1,0 +1,63 @@
+//! The one place where block errors become sense data (SC-031, SC-038).
+
+use lunar_block::{Error, OpKind};
+use lunar_scsi::{AdditionalSense, Sense, SenseKey};
+
+use super::Unit;
+
+impl Unit {
+    /// What the initiator is told about an operation that failed. `offset` is where in the image the operation began:
+    /// which of its blocks failed first the host does not say, and the first of them is what keeps an initiator from
+    /// believing any.
+    pub(super) fn sense(&self, error: &Error, kind: OpKind, offset: u64) -> Sense {
+        let lba = offset >> self.limits.block_shift;
+        match error {
+            Error::NoSpace => Sense::new(
+                SenseKey::DataProtect,
+                AdditionalSense::SPACE_ALLOCATION_FAILED,
+            ),
+            Error::ReadOnly => write_protected(),
+            Error::OutOfRange => out_of_range(),
+            Error::Io(_, errno) if is_medium_error(*errno) => match kind {
+                OpKind::Read => Sense::new(
+                    SenseKey::MediumError,
+                    AdditionalSense::UNRECOVERED_READ_ERROR,
+                )
+                .with_information(lba),
+                // A flush has no block to blame.
+                OpKind::Flush => Sense::new(SenseKey::MediumError, AdditionalSense::WRITE_ERROR),
+                OpKind::Write { .. } | OpKind::Discard | OpKind::WriteZeroes { .. } => {
+                    Sense::new(SenseKey::MediumError, AdditionalSense::WRITE_ERROR)
+                        .with_information(lba)
+                }
+            },
+            _ => internal_failure(),
+        }
+    }
+}
+
+/// What a host says when the storage below it has failed, as opposed to the way there or to Lunar itself.
+fn is_medium_error(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::EIO | libc::ENODATA | libc::EILSEQ | libc::EBADMSG
+    )
+}
+
+/// 7/27/00
+pub(super) fn write_protected() -> Sense {
+    Sense::new(SenseKey::DataProtect, AdditionalSense::WRITE_PROTECTED)
+}
+
+/// 5/21/00
+pub(super) fn out_of_range() -> Sense {
+    Sense::illegal_request(AdditionalSense::LBA_OUT_OF_RANGE)
+}
+
+/// 4/44/00
+pub(super) fn internal_failure() -> Sense {
+    Sense::new(
+        SenseKey::HardwareError,
+        AdditionalSense::INTERNAL_TARGET_FAILURE,
+    )
+}

@@ -1,0 +1,114 @@
+//! What the disk says about itself in INQUIRY: its standard data and its vital product data pages.
+
+use lunar_scsi::DeviceType;
+use lunar_scsi::inquiry::{Peripheral, StandardInquiry, version};
+use lunar_scsi::vpd::{
+    BlockDeviceCharacteristics, BlockLimits, Designator, Identifier, LogicalBlockProvisioning,
+    ProvisioningType, code, device_identification, unit_serial_number,
+};
+
+use super::{Unit, unmap};
+
+const PERIPHERAL: Peripheral = Peripheral::connected(DeviceType::Disk);
+
+/// The pages besides 00h.
+pub(super) const PAGES: &[u8] = &[
+    code::UNIT_SERIAL_NUMBER,
+    code::DEVICE_IDENTIFICATION,
+    code::BLOCK_LIMITS,
+    code::BLOCK_DEVICE_CHARACTERISTICS,
+    code::LOGICAL_BLOCK_PROVISIONING,
+];
+
+impl Unit {
+    pub(super) fn standard_inquiry(&self, data: &mut Vec<u8>) {
+        let inquiry = StandardInquiry {
+            peripheral: PERIPHERAL,
+            removable: self.config.removable,
+            version: self.config.scsi_version,
+            vendor: &self.identity.vendor,
+            product: &self.identity.product,
+            revision: &self.identity.revision,
+            standards: &[version::SAM_5, version::SPC_4, version::SBC_3],
+        };
+        data.extend(inquiry.to_bytes());
+    }
+
+    pub(super) fn vpd_page(&self, page: u8, data: &mut Vec<u8>) {
+        match page {
+            code::UNIT_SERIAL_NUMBER => unit_serial_number(data, PERIPHERAL, &self.identity.serial),
+            code::DEVICE_IDENTIFICATION => self.device_identification(data),
+            code::BLOCK_LIMITS => data.extend(self.block_limits().to_bytes(PERIPHERAL)),
+            code::BLOCK_DEVICE_CHARACTERISTICS => {
+                let page = BlockDeviceCharacteristics {
+                    rotation_rate: self.config.rotation_rate,
+                    fuab: true,
+                };
+                data.extend(page.to_bytes(PERIPHERAL));
+            }
+            code::LOGICAL_BLOCK_PROVISIONING => {
+                data.extend(self.provisioning().to_bytes(PERIPHERAL));
+            }
+            _ => {}
+        }
+    }
+
+    fn device_identification(&self, data: &mut Vec<u8>) {
+        let identity = &self.identity;
+        let naa = identity.naa.to_be_bytes();
+        let port_naa = identity.port_naa.map(u64::to_be_bytes);
+        let device_id = identity.device_id.as_deref().map(str::as_bytes);
+        let designators: Vec<_> = [
+            device_id.map(|id| Designator::unit(Identifier::VendorSpecific(id))),
+            Some(Designator::unit(Identifier::Naa(&naa))),
+            port_naa
+                .as_ref()
+                .map(|naa| Designator::port(Identifier::Naa(naa))),
+            identity
+                .port_index
+                .map(|index| Designator::port(Identifier::RelativeTargetPort(index))),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        device_identification(data, PERIPHERAL, &designators);
+    }
+
+    fn block_limits(&self) -> BlockLimits {
+        let limits = &self.limits;
+        BlockLimits {
+            write_same_nonzero: true,
+            optimal_granularity: limits.min_io,
+            max_transfer: limits.max_io,
+            optimal_transfer: limits.opt_io,
+            max_unmap_blocks: if limits.unmap { limits.max_unmap } else { 0 },
+            max_unmap_descriptors: if limits.unmap {
+                unmap::MAX_DESCRIPTORS
+            } else {
+                0
+            },
+            unmap_granularity: if limits.unmap {
+                limits.unmap_granularity
+            } else {
+                0
+            },
+            max_write_same: limits.max_io.into(),
+            ..BlockLimits::default()
+        }
+    }
+
+    fn provisioning(&self) -> LogicalBlockProvisioning {
+        let unmap = self.limits.unmap;
+        LogicalBlockProvisioning {
+            unmap,
+            write_same_16: unmap,
+            write_same_10: unmap,
+            reads_zeroes: self.limits.unmapped_reads_zero,
+            provisioning: if unmap {
+                ProvisioningType::Thin
+            } else {
+                ProvisioningType::Full
+            },
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The medium as the tasks see it: one reactor's way to the image, with block errors already sense data.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lunar_block::{Buffer, DataHandle, Op, OpKind, run, run_list, run_owned};
+use lunar_reactor::Handle;
+use lunar_scsi::Sense;
+use lunar_sgl::SglBuf;
+use lunar_target::Command;
+
+use super::{Unit, error};
+
+/// What a task that works through a range holds of it at a time: enough to keep the per-step cost small, and a bound
+/// on what a guest can make us allocate with a queue full of such commands.
+pub(super) const CHUNK: u32 = 256 << 10;
+
+/// The medium of a unit, for the steps of one command.
+pub(super) struct Medium {
+    unit: Arc<Unit>,
+    reactor: Handle,
+    io: Rc<dyn DataHandle>,
+}
+
+impl Medium {
+    /// # Errors
+    /// 4/44/00 when the transport has not opened the image.
+    pub(super) fn of(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Medium, Sense> {
+        let io = command.io.ok_or_else(error::internal_failure)?;
+        Ok(Medium {
+            unit: Arc::clone(unit),
+            reactor: command.reactor.clone(),
+            io: Rc::clone(io),
+        })
+    }
+
+    pub(super) fn unit(&self) -> &Arc<Unit> {
+        &self.unit
+    }
+
+    /// Runs one operation.
+    pub(super) async fn run(&self, op: Op) -> Result<(), Sense> {
+        let (kind, offset) = (op.kind, op.offset);
+        run(&self.reactor, &self.io, op)
+            .await
+            .map_err(|e| self.unit.sense(&e, kind, offset))
+    }
+
+    /// Runs a read or a write on a part of the initiator's buffer.
+    pub(super) async fn run_list(
+        &self,
+        kind: OpKind,
+        offset: u64,
+        list: SglBuf,
+    ) -> Result<(), Sense> {
+        run_list(&self.reactor, &self.io, kind, offset, list)
+            .await
+            .map_err(|e| self.unit.sense(&e, kind, offset))
+    }
+
+    /// Reads into or writes from the first `len` bytes of our own memory.
+    pub(super) async fn run_owned(
+        &self,
+        kind: OpKind,
+        offset: u64,
+        len: usize,
+        buffer: Buffer,
+    ) -> Result<Buffer, Sense> {
+        let (result, buffer) = run_owned(&self.reactor, &self.io, kind, offset, len, buffer).await;
+        result
+            .map(|()| buffer)
+            .map_err(|e| self.unit.sense(&e, kind, offset))
+    }
+
+    /// Makes completed writes durable, if they may not be already.
+    pub(super) async fn flush_cache(&self) -> Result<(), Sense> {
+        if self.unit.write_cache() {
+            self.run(Op::flush()).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets others run between two steps that may both have completed at once.
+    pub(super) async fn pause(&self) {
+        self.reactor.yield_now().await;
+    }
+}
+
+/// The pieces of at most [`CHUNK`] bytes of a range: offset in the image, length.
+pub(super) fn chunks(offset: u64, len: u64) -> impl Iterator<Item = (u64, u32)> {
+    (0..len).step_by(CHUNK as usize).map(move |at| {
+        (
+            offset + at,
+            u32::try_from(len - at).unwrap_or(CHUNK).min(CHUNK),
+        )
+    })
+}

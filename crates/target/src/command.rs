@@ -1,0 +1,169 @@
+//! A command on its way through the target: how it arrives, and what becomes of it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use lunar_block::{DataHandle, Op};
+use lunar_scsi::sense::Format;
+use lunar_scsi::{Cdb, Sense, Status};
+use lunar_sgl::Sgl;
+
+use crate::NexusId;
+
+/// One command as a transport delivers it.
+pub struct Command<'a> {
+    /// Who has sent it.
+    pub nexus: NexusId,
+    /// The CDB, copied from the guest once; 32 bytes, zero-padded.
+    pub cdb: &'a [u8; 32],
+    /// Data from the initiator. Like `data_in` it stays valid until the command has completed.
+    pub data_out: Sgl,
+    /// Where data for the initiator goes.
+    pub data_in: Sgl,
+    /// Parameter data for the initiator is built here; empty at the start, its capacity is reused.
+    pub reply: &'a mut Vec<u8>,
+    /// This reactor's data handle of the logical unit, if there is a unit and it has an image.
+    pub io: Option<&'a Rc<dyn DataHandle>>,
+    /// The reactor that serves the command.
+    pub reactor: &'a lunar_reactor::Handle,
+    /// What else is behind this target port (for REPORT LUNS): appends the LUNs of the addressed target, ascending.
+    pub luns: &'a dyn Fn(&mut Vec<u16>),
+}
+
+impl Command<'_> {
+    /// The CDB's fields.
+    #[inline]
+    pub fn fields(&self) -> Cdb<'_> {
+        Cdb(self.cdb)
+    }
+
+    /// The parameter list of a command whose CDB announces its length, copied once; `None` when the transport's buffer
+    /// holds less (VS-037).
+    pub fn parameter_list(&self) -> Option<Vec<u8>> {
+        let len = usize::try_from(self.fields().parameter_list_length()).ok()?;
+        // The buffer exists in the guest's memory, which bounds what a guest can make us allocate.
+        let mut list = vec![0; len.min(self.data_out.len())];
+        (self.data_out.read_at(0, &mut list) == len).then_some(list)
+    }
+
+    /// GOOD with what has been built in [`reply`](Command::reply), cut to the CDB's ALLOCATION LENGTH (never an error:
+    /// SPC-4 4.2.5.6).
+    pub fn replied(self) -> Outcome {
+        let room = usize::try_from(self.fields().allocation_length()).unwrap_or(usize::MAX);
+        self.reply.truncate(room);
+        self.replied_whole()
+    }
+
+    /// GOOD with what has been built in [`reply`](Command::reply), for a command whose CDB has no ALLOCATION LENGTH.
+    pub fn replied_whole(self) -> Outcome {
+        if self.reply.len() > self.data_in.len() {
+            return Outcome::Overrun;
+        }
+        Outcome::good(self.reply.len())
+    }
+}
+
+impl std::fmt::Debug for Command<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Command")
+            .field("nexus", &self.nexus)
+            .field("cdb", self.cdb)
+            .field("data_out", &self.data_out)
+            .field("data_in", &self.data_in)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The SCSI status.
+    pub status: Status,
+    /// With CHECK CONDITION, and only then. The transport puts it on the wire with [`encode_sense`].
+    pub sense: Option<Sense>,
+    /// Bytes of the data buffer that were moved; the transport derives the residual.
+    pub transferred: usize,
+}
+
+impl Completion {
+    /// GOOD, with so many bytes moved.
+    #[inline]
+    pub const fn good(transferred: usize) -> Completion {
+        Completion {
+            status: Status::GOOD,
+            sense: None,
+            transferred,
+        }
+    }
+
+    /// CHECK CONDITION. Whatever was moved before does not count.
+    pub const fn check(sense: Sense) -> Completion {
+        Completion {
+            status: Status::CHECK_CONDITION,
+            sense: Some(sense),
+            transferred: 0,
+        }
+    }
+}
+
+/// What to do with a command.
+pub enum Outcome {
+    /// It is over. Bytes for the initiator, if any, are in [`Command::reply`]; the transport copies them to data-in,
+    /// clipped to the buffer (the command itself has clipped them to the ALLOCATION LENGTH).
+    Done(Completion),
+    /// The CDB implies more data than the transport's buffers hold: nothing was done.
+    Overrun,
+    /// One block operation; when it is over, [`LogicalUnit::finish`](crate::LogicalUnit::finish) makes the completion.
+    Io(Op),
+    /// Several steps: run this, it makes the completion (it moves its data itself).
+    Task(Task),
+}
+
+/// A command of several steps. It must be run to its end: an operation in flight uses the guest's buffers.
+pub type Task = Pin<Box<dyn Future<Output = Completion>>>;
+
+impl Outcome {
+    /// GOOD at once.
+    #[inline]
+    pub const fn good(transferred: usize) -> Outcome {
+        Outcome::Done(Completion::good(transferred))
+    }
+
+    /// CHECK CONDITION at once.
+    pub const fn check(sense: Sense) -> Outcome {
+        Outcome::Done(Completion::check(sense))
+    }
+
+    /// Several steps.
+    pub fn task(steps: impl Future<Output = Completion> + 'static) -> Outcome {
+        Outcome::Task(Box::pin(steps))
+    }
+}
+
+impl std::fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Outcome::Done(completion) => f.debug_tuple("Done").field(completion).finish(),
+            Outcome::Overrun => f.write_str("Overrun"),
+            Outcome::Io(op) => f.debug_tuple("Io").field(op).finish(),
+            Outcome::Task(_) => f.write_str("Task"),
+        }
+    }
+}
+
+/// Puts sense data on the wire, once, when a command completes: in descriptor format if
+/// [`LuState::descriptor_sense`](crate::LuState::descriptor_sense) says so (an absent logical unit uses the fixed
+/// format), cut to `to`. Returns the bytes written.
+pub fn encode_sense(sense: &Sense, descriptor: bool, to: &mut [u8]) -> usize {
+    let format = if descriptor {
+        Format::Descriptor
+    } else {
+        Format::Fixed
+    };
+    let data = sense.encode(format);
+    to.iter_mut()
+        .zip(data.as_slice())
+        .map(|(to, from)| *to = *from)
+        .count()
+}
