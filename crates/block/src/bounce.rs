@@ -160,6 +160,16 @@ impl Lane {
         self.put(window.start, buf, flags).await
     }
 
+    /// Reads whole blocks into memory of our own.
+    pub async fn read_own(&self, offset: u64, len: usize) -> Result<AlignedBuf, Errno> {
+        self.fill(&Window { start: offset, len }).await
+    }
+
+    /// Writes whole blocks from memory of our own.
+    pub async fn write_own(&self, offset: u64, buf: AlignedBuf, flags: i32) -> Result<(), Errno> {
+        self.put(offset, buf, flags).await
+    }
+
     /// The whole blocks around a piece.
     fn window(&self, offset: u64, len: usize) -> Window {
         let block = u64::from(self.align().request);

@@ -120,6 +120,61 @@ impl HostFile {
         }
     }
 
+    /// Reads `len` bytes; what is behind the end is zero. The buffer may be longer. Blocking, as the next two are.
+    pub fn read_blocking(&self, offset: u64, len: usize) -> Result<AlignedBuf, Errno> {
+        let block = self.align.request.max(self.align.memory) as usize;
+        let mut buf = AlignedBuf::new(len.next_multiple_of(block), block);
+        let mut done = 0;
+        while let Some(part) = buf.get_mut(done..)
+            && !part.is_empty()
+        {
+            match rustix::io::pread(&self.fd, part, offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                // `O_DIRECT` after a last block that was cut short.
+                Err(Errno::INVAL) if done > 0 => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(buf)
+    }
+
+    /// Writes all of `buf`.
+    pub fn write_blocking(&self, offset: u64, buf: &[u8]) -> Result<(), Errno> {
+        let mut done = 0;
+        while let Some(part) = buf.get(done..)
+            && !part.is_empty()
+        {
+            match rustix::io::pwrite(&self.fd, part, offset + done as u64) {
+                Ok(0) => return Err(Errno::NOSPC),
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// `fallocate` by `mode`, or writes zeroes.
+    pub fn zero_blocking(&self, offset: u64, len: u64, mode: FallocateFlags) -> Result<(), Errno> {
+        match fs::fallocate(&self.fd, mode, offset, len) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
+            other => return other,
+        }
+        let zeroes = AlignedBuf::new(1 << 20, 4096);
+        let end = offset.checked_add(len).ok_or(Errno::INVAL)?;
+        let mut at = offset;
+        while at < end {
+            let n = usize::try_from(end - at)
+                .unwrap_or(zeroes.len())
+                .min(zeroes.len());
+            self.write_blocking(at, zeroes.get(..n).unwrap_or_default())?;
+            at += n as u64;
+        }
+        Ok(())
+    }
+
     /// The name for people.
     pub fn name(&self) -> String {
         self.path.display().to_string()

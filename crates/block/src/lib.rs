@@ -39,6 +39,7 @@ mod memory;
 mod node;
 mod null;
 mod op;
+mod qcow2;
 mod raw;
 
 use std::rc::Rc;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::host::Expect;
-use crate::{Error, Image, file, memory, null, raw};
+use crate::{Error, Image, file, memory, null, qcow2, raw};
 
 /// How an image is opened (drive options and block nodes both end here); see [`open_node`].
 #[derive(Clone, Debug)]
@@ -161,6 +161,6 @@ pub fn open_node(driver: Driver, options: &NodeOptions) -> Result<Arc<dyn Image>
         Driver::File { filename } => file::open(&filename, Expect::File, options),
         Driver::HostDevice { filename } => file::open(&filename, Expect::Device, options),
         Driver::Raw { file, offset, size } => raw::open(file, offset, size, options),
-        Driver::Qcow2 { .. } => Err(Error::Open("this driver is being written".into())),
+        Driver::Qcow2 { file } => qcow2::open(&file, options),
     }
 }
