@@ -6,6 +6,7 @@ mod error;
 mod identity;
 mod inquiry;
 mod medium;
+mod mode;
 mod power;
 
 mod transfer;
@@ -13,10 +14,11 @@ mod unmap;
 mod verify;
 mod write_same;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use lunar_block::{Error as BlockError, Image, Op, OpKind};
+use lunar_scsi::mode::{ModePages, Preamble};
 use lunar_scsi::{DeviceType, Features, Operation, Profile, Row, Sense};
 use lunar_target::{
     Command, Completion, LogicalUnit, LuState, NexusId, Outcome, UnitAttention, Who, spc,
@@ -48,7 +50,8 @@ struct Unit {
     read_only: bool,
     /// Logical blocks of the image.
     capacity: AtomicU64,
-    /// WCE: completed writes may not be durable until they are flushed.
+    mode: Mutex<ModePages>,
+    /// WCE of the caching page: completed writes may not be durable until they are flushed.
     write_cache: AtomicBool,
     power: Power,
 }
@@ -66,6 +69,7 @@ impl Disk {
         features.set(Features::DPO_FUA, config.dpofua);
         features.set(Features::PROVISIONING, limits.unmap);
         features.set(Features::REMOVABLE, config.removable);
+        let write_cache = config.write_cache != OnOffAuto::Off;
         let unit = Unit {
             state: LuState::default(),
             profile: Profile::new(DeviceType::Disk).with(features),
@@ -73,7 +77,8 @@ impl Disk {
             identity,
             read_only: info.read_only,
             capacity: AtomicU64::new(info.size >> limits.block_shift),
-            write_cache: AtomicBool::new(config.write_cache != OnOffAuto::Off),
+            mode: Mutex::new(mode::pages(write_cache)),
+            write_cache: AtomicBool::new(write_cache),
             power: Power::default(),
             config,
             image,
@@ -134,6 +139,7 @@ impl LogicalUnit for Disk {
 
     fn reset(&self) {
         self.unit.power.reset();
+        self.unit.reset_mode_pages();
         self.unit.state.reset();
     }
 
@@ -162,6 +168,23 @@ impl spc::Primary for Disk {
 
     fn ready(&self) -> Result<(), Sense> {
         self.unit.power.ready()
+    }
+
+    fn mode_pages(&self) -> &Mutex<ModePages> {
+        &self.unit.mode
+    }
+
+    fn mode_preamble(&self) -> Preamble {
+        self.unit.mode_preamble()
+    }
+
+    fn mode_changed(
+        &self,
+        pages: &ModePages,
+        command: &Command<'_>,
+        transferred: usize,
+    ) -> Result<Outcome, Sense> {
+        mode::changed(&self.unit, pages, command, transferred)
     }
 }
 

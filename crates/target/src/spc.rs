@@ -4,9 +4,13 @@
 //! set does not have.
 
 mod inquiry;
+mod mode;
 mod report_luns;
 
-use lunar_scsi::{AdditionalSense, Operation, Row, Sense};
+use std::sync::Mutex;
+
+use lunar_scsi::mode::{ModePages, Preamble};
+use lunar_scsi::{AdditionalSense, Cdb, Operation, Row, Sense, rsoc};
 
 pub(crate) use inquiry::{inquiry_without_unit, no_unit_sense, request_sense};
 pub(crate) use report_luns::report_luns;
@@ -29,6 +33,25 @@ pub trait Primary: LogicalUnit {
     /// # Errors
     /// 2/xx/xx
     fn ready(&self) -> Result<(), Sense>;
+
+    /// Its mode pages. The changeable bits of the control page live on in [`LuState`](crate::LuState), too, where the
+    /// data path reads them.
+    fn mode_pages(&self) -> &Mutex<ModePages>;
+
+    /// What stands before the mode pages.
+    fn mode_preamble(&self) -> Preamble;
+
+    /// MODE SELECT has changed the pages: makes the change effective, and completes the command with `transferred`
+    /// bytes. The pages are locked meanwhile.
+    ///
+    /// # Errors
+    /// What keeps the change from becoming effective.
+    fn mode_changed(
+        &self,
+        pages: &ModePages,
+        command: &Command<'_>,
+        transferred: usize,
+    ) -> Result<Outcome, Sense>;
 }
 
 /// Runs a command that all kinds of units share.
@@ -54,6 +77,16 @@ pub fn execute(lu: &dyn Primary, row: &Row, command: Command<'_>) -> Outcome {
                     .clear_attention(nexus, crate::UnitAttention::ReportedLunsChanged);
             }
             outcome
+        }
+        Operation::ReportSupportedOperationCodes => {
+            match rsoc::report(command.reply, lu.profile(), Cdb(command.cdb)) {
+                Ok(()) => command.replied(),
+                Err(sense) => Outcome::check(sense),
+            }
+        }
+        Operation::ModeSense6 | Operation::ModeSense10 => mode::sense(lu, command),
+        Operation::ModeSelect6 | Operation::ModeSelect10 => {
+            mode::select(lu, &command).unwrap_or_else(Outcome::check)
         }
         // The profile of a unit names only commands that it runs.
         _ => Outcome::check(Sense::illegal_request(

@@ -181,7 +181,7 @@ impl Asker<'_> {
             .collect();
         self.end(Tasks::OfTarget { target }, Response::Reset, move || {
             for unit in units {
-                unit.state().nexus_loss(nexus);
+                unit.nexus_loss(nexus);
             }
         });
         None

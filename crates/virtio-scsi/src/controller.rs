@@ -271,7 +271,7 @@ impl Controller {
         state.features = Features::empty();
         state.sizes = Sizes::default();
         for (_, _, unit) in state.units.iter() {
-            unit.state().nexus_loss(self.nexus);
+            unit.nexus_loss(self.nexus);
         }
     }
 

@@ -1,0 +1,68 @@
+//! The disk's mode pages: error recovery, caching (WCE), control (D_SENSE, SWP).
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use lunar_block::Op;
+use lunar_scsi::Sense;
+use lunar_scsi::mode::{BlockDescriptor, ModePage, ModePages, Preamble, disk_parameter};
+use lunar_target::{Command, Outcome};
+
+use super::Unit;
+use super::medium::Medium;
+use super::transfer::task;
+
+/// D_SENSE in byte 2 of the control page.
+const D_SENSE: (usize, u8) = (2, 0x04);
+/// SWP in byte 4 of the control page.
+const SWP: (usize, u8) = (4, 0x08);
+
+/// The pages with their default values.
+pub(super) fn pages(write_cache: bool) -> ModePages {
+    ModePages::new([
+        ModePage::read_write_error_recovery(),
+        ModePage::caching(write_cache),
+        ModePage::control()
+            .with_changeable(D_SENSE.0, D_SENSE.1)
+            .with_changeable(SWP.0, SWP.1),
+    ])
+}
+
+impl Unit {
+    pub(super) fn mode_preamble(&self) -> Preamble {
+        Preamble {
+            medium_type: 0,
+            device_specific: disk_parameter(self.write_protected(), self.config.dpofua),
+            blocks: Some(BlockDescriptor {
+                blocks: self.capacity(),
+                block_length: self.limits.block_size(),
+            }),
+        }
+    }
+
+    /// After LOGICAL UNIT RESET. WCE stays what it is, as if it had been saved: Linux does not read it again after a
+    /// reset, and an initiator that believes the cache off does not flush it.
+    pub(super) fn reset_mode_pages(&self) {
+        let mut mode = self.mode.lock().unwrap_or_else(PoisonError::into_inner);
+        *mode = pages(self.write_cache());
+    }
+}
+
+/// Makes changed pages effective. Switching the write cache off writes it back.
+pub(super) fn changed(
+    unit: &Arc<Unit>,
+    pages: &ModePages,
+    command: &Command<'_>,
+    transferred: usize,
+) -> Result<Outcome, Sense> {
+    let enabled = pages.write_cache_enabled();
+    let was_enabled = unit.write_cache.swap(enabled, Ordering::Relaxed);
+    if enabled || !was_enabled {
+        return Ok(Outcome::good(transferred));
+    }
+    let medium = Medium::of(unit, command)?;
+    Ok(task(async move {
+        medium.run(Op::flush()).await?;
+        Ok(transferred)
+    }))
+}
