@@ -1,2 +1,87 @@
-//! Lunar.
-fn main() {}
+//! The `lunar` program: the command line around the crates.
+//!
+//! `lunar serve` reads declarations in QEMU's words ([`keyval`], [`property`], [`catalog`]), fits them together
+//! ([`model`]), opens and serves what they say ([`images`], [`serve`]), and prints what to add to QEMU ([`qemu`]).
+//!
+//! Standard output is for results, standard error for messages and logs. The exit status is 2 when the command line is
+//! wrong, 1 when something failed at run time, 0 otherwise.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is the program: its output is for people and scripts"
+)]
+
+mod args;
+mod catalog;
+mod declare;
+mod images;
+mod keyval;
+mod model;
+mod property;
+mod qemu;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Command, CommandLine};
+
+/// Why the program ends without having done what it was asked.
+enum Failure {
+    /// The command line is wrong.
+    Usage(anyhow::Error),
+    /// It was right, but something failed.
+    Runtime(anyhow::Error),
+}
+
+impl Failure {
+    fn usage(error: impl Into<anyhow::Error>) -> Failure {
+        Failure::Usage(error.into())
+    }
+
+    fn runtime(error: impl Into<anyhow::Error>) -> Failure {
+        Failure::Runtime(error.into())
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if args::asks_for_capabilities(&arguments) {
+        say("{\"type\":\"scsi\",\"features\":[]}\n");
+        return ExitCode::SUCCESS;
+    }
+    let outcome = match CommandLine::parse_from(args::translate(arguments)).command {
+        Command::Serve(serve) => serve::run(&serve),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut CommandLine::command(), "lunar", &mut script);
+            say(&String::from_utf8_lossy(&script));
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(error)) => {
+            eprintln!("lunar: {error:#}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Runtime(error)) => {
+            eprintln!("lunar: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to standard output. A reader that has gone is no reason to stop serving.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Tells the user of something that looks wrong and works.
+fn warn(text: &str) {
+    eprintln!("lunar: warning: {text}");
+}

@@ -1,0 +1,243 @@
+//! The command line: its grammar, its help, and the spellings that QEMU users have in their fingers.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lunar",
+    version,
+    about = "SCSI disks for virtual machines, over vhost-user",
+    after_help = EXAMPLES,
+    max_term_width = 100
+)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve disks to virtual machines
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Serve),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `lunar serve`.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Images: disks at targets 0, 1, …, LUN 0 (*.qcow2 is qcow2, all else is raw)
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<String>,
+
+    /// Listen here for a front end (of the controller that has no socket of its own)
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    pub socket_path: Option<PathBuf>,
+
+    /// Use this open socket: one that listens, or a connection with a front end
+    #[arg(long, value_name = "N")]
+    pub fd: Option<i32>,
+
+    /// Declare an image: file=PATH,id=NAME,if=none,format=raw|qcow2,… (help lists all)
+    #[arg(long, value_name = "PROPERTIES")]
+    pub drive: Vec<String>,
+
+    /// Declare a block node: DRIVER,node-name=NAME,… or JSON (help lists all)
+    #[arg(long, value_name = "PROPERTIES")]
+    pub blockdev: Vec<String>,
+
+    /// Declare a controller or a disk: scsi-hd,drive=NAME,… or JSON (help lists all)
+    #[arg(long, value_name = "PROPERTIES")]
+    pub device: Vec<String>,
+
+    /// Request queues of a controller [default: one for each CPU of the host]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(crate::catalog::MAX_QUEUES)))]
+    pub queues: Option<u16>,
+
+    /// Threads that serve the queues
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: u16,
+
+    /// Microseconds for which a thread looks for work before it sleeps
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub poll_us: u32,
+
+    /// What to log to standard error: error, warn, info, debug or trace, or filters such as lunar_block=debug
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub log: String,
+
+    /// Print what this program can do as JSON, and exit
+    #[arg(long)]
+    pub print_capabilities: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  lunar serve --socket-path /run/vm1.sock disk.qcow2     serve an image; prints QEMU's side of it
+  lunar serve --device help                              list the devices
+  lunar serve --device scsi-hd,help                      list the properties of a device";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  Two images, at targets 0 and 1:
+    lunar serve --socket-path /run/vm1.sock system.qcow2 data.img
+
+  The storage options of a QEMU command line, as they are:
+    lunar serve --socket-path /run/vm1.sock \\
+      -device virtio-scsi-pci,id=scsi0 \\
+      -drive file=system.qcow2,format=qcow2,if=none,id=system,cache=none,discard=unmap \\
+      -device scsi-hd,bus=scsi0.0,scsi-id=0,lun=0,drive=system,bootindex=1 \\
+      -drive file=/dev/vg0/data,format=raw,if=none,id=data,cache=none \\
+      -device scsi-hd,bus=scsi0.0,scsi-id=0,lun=1,drive=data,serial=D4T4
+
+  Two controllers, for two virtual machines:
+    lunar serve \\
+      --device virtio-scsi-pci,id=vm1,socket=/run/vm1.sock \\
+      --device virtio-scsi-pci,id=vm2,socket=/run/vm2.sock \\
+      --drive file=one.img,format=raw,if=none,id=one --device scsi-hd,bus=vm1.0,drive=one \\
+      --drive file=two.img,format=raw,if=none,id=two --device scsi-hd,bus=vm2.0,drive=two
+
+Standard output has the QEMU options that attach each controller. SIGTERM and SIGINT end the
+server after everything is flushed.";
+
+/// The options that QEMU spells with one dash.
+const SINGLE_DASH: &[&str] = &["-blockdev", "-device", "-drive", "-monitor"];
+
+/// The arguments with QEMU's spellings turned into ours, and `serve` put in front of the options of the vhost-user
+/// back-end conventions when a program that only knows these starts us (VU-060).
+pub fn translate(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut translated: Vec<OsString> = Vec::new();
+    let mut options = true;
+    for (i, argument) in arguments.into_iter().enumerate() {
+        if i == 1 && is_convention(&argument) {
+            translated.push("serve".into());
+        }
+        options = options && argument != "--";
+        if options && SINGLE_DASH.iter().any(|spelling| argument == *spelling) {
+            let mut longer = OsString::from("-");
+            longer.push(argument);
+            translated.push(longer);
+        } else {
+            translated.push(argument);
+        }
+    }
+    translated
+}
+
+fn is_convention(argument: &OsStr) -> bool {
+    let argument = argument.to_string_lossy();
+    let name = argument.split('=').next();
+    matches!(name, Some("--socket-path" | "--fd"))
+}
+
+/// Whether a program asks for our capabilities, which goes before everything else on the command line (VU-061).
+pub fn asks_for_capabilities(arguments: &[OsString]) -> bool {
+    let mut arguments = arguments
+        .iter()
+        .skip(1)
+        .take_while(|argument| *argument != "--");
+    let serves = arguments
+        .clone()
+        .next()
+        .is_some_and(|first| first == "serve" || first.to_string_lossy().starts_with('-'));
+    serves && arguments.any(|argument| argument == "--print-capabilities")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn os(arguments: &[&str]) -> Vec<OsString> {
+        arguments.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn grammar_is_consistent() {
+        use clap::CommandFactory;
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn options_with_one_dash_are_those_with_two() {
+        let typed = os(&[
+            "lunar",
+            "serve",
+            "-drive",
+            "file=x",
+            "-device",
+            "?",
+            "-blockdev",
+            "a",
+            "--",
+            "-drive",
+        ]);
+        let meant = os(&[
+            "lunar",
+            "serve",
+            "--drive",
+            "file=x",
+            "--device",
+            "?",
+            "--blockdev",
+            "a",
+            "--",
+            "-drive",
+        ]);
+        assert_eq!(translate(typed), meant);
+    }
+
+    #[test]
+    fn back_end_conventions_work_without_a_subcommand() {
+        let started = translate(os(&["lunar", "--socket-path=/s", "x.img"]));
+        assert_eq!(
+            started,
+            os(&["lunar", "serve", "--socket-path=/s", "x.img"])
+        );
+        assert_eq!(
+            translate(os(&["lunar", "--version"])),
+            os(&["lunar", "--version"])
+        );
+    }
+
+    #[test]
+    fn capabilities_are_asked_for_whatever_else_is_written() {
+        assert!(asks_for_capabilities(&os(&[
+            "lunar",
+            "--print-capabilities"
+        ])));
+        assert!(asks_for_capabilities(&os(&[
+            "lunar",
+            "serve",
+            "--nonsense",
+            "--print-capabilities",
+            "--fd"
+        ])));
+        assert!(asks_for_capabilities(&os(&[
+            "lunar",
+            "--fd=3",
+            "--print-capabilities"
+        ])));
+        assert!(!asks_for_capabilities(&os(&[
+            "lunar",
+            "serve",
+            "--",
+            "--print-capabilities"
+        ])));
+        assert!(!asks_for_capabilities(&os(&[
+            "lunar",
+            "probe",
+            "--print-capabilities"
+        ])));
+        assert!(!asks_for_capabilities(&os(&["lunar"])));
+    }
+}

@@ -1,0 +1,109 @@
+//! `virtio-scsi-pci`.
+
+use crate::property::{Kind, Property};
+
+/// A controller as declared.
+#[derive(Clone, Debug)]
+pub struct ControllerOptions {
+    /// `id=`.
+    pub id: Option<String>,
+    /// `socket=`.
+    pub socket: Option<String>,
+    /// `num_queues=`; `None` takes the command line's default.
+    pub num_queues: Option<u16>,
+    /// `max_sectors=`.
+    pub max_sectors: u32,
+    /// `cmd_per_lun=`.
+    pub cmd_per_lun: u32,
+    /// `hotplug=`.
+    pub hotplug: bool,
+    /// `param_change=`.
+    pub param_change: bool,
+    /// `config=`.
+    pub config: bool,
+    /// Properties of the PCI function, which is the front end's: printed for it.
+    pub pci: Vec<(&'static str, String)>,
+}
+
+impl Default for ControllerOptions {
+    fn default() -> ControllerOptions {
+        ControllerOptions {
+            id: None,
+            socket: None,
+            num_queues: None,
+            max_sectors: 0xffff,
+            cmd_per_lun: 128,
+            hotplug: true,
+            param_change: true,
+            config: false,
+            pci: Vec::new(),
+        }
+    }
+}
+
+/// The most request queues a controller has: rings are numbered in 8 bits on the wire, two are not request queues.
+pub const MAX_QUEUES: u16 = 254;
+
+/// The properties of `virtio-scsi-pci`.
+pub static CONTROLLER: &[Property<ControllerOptions>] = &[
+    Property {
+        name: "id",
+        kind: Kind::Text(|c, v| c.id = Some(v)),
+        default: "",
+        description: "name; its bus is called ID.0",
+    },
+    Property {
+        name: "socket",
+        kind: Kind::Text(|c, v| c.socket = Some(v)),
+        default: "",
+        description: "path of its vhost-user socket, if not --socket-path",
+    },
+    Property {
+        name: "num_queues",
+        kind: Kind::U16(1..=MAX_QUEUES, |c, v| c.num_queues = Some(v)),
+        default: "",
+        description: "request queues, if not --queues",
+    },
+    Property {
+        name: "max_sectors",
+        kind: Kind::U32(1..=u32::MAX, |c, v| c.max_sectors = v),
+        default: "65535",
+        description: "largest transfer, in 512-byte sectors",
+    },
+    Property {
+        name: "cmd_per_lun",
+        kind: Kind::U32(1..=u32::MAX, |c, v| c.cmd_per_lun = v),
+        default: "128",
+        description: "commands the guest keeps on one logical unit",
+    },
+    Property {
+        name: "hotplug",
+        kind: Kind::Bool(|c, v| c.hotplug = v),
+        default: "on",
+        description: "tell the guest of disks that come and go",
+    },
+    Property {
+        name: "param_change",
+        kind: Kind::Bool(|c, v| c.param_change = v),
+        default: "on",
+        description: "tell the guest of changed sizes",
+    },
+    Property {
+        name: "config",
+        kind: Kind::Bool(|c, v| c.config = v),
+        default: "off",
+        description: "offer the configuration space to front ends that ask for it",
+    },
+    Property {
+        name: "bus",
+        kind: Kind::Text(|c, v| c.pci.push(("bus", v))),
+        default: "",
+        description: "PCI bus in QEMU, copied to the printed option",
+    },
+    Property {
+        name: "addr",
+        kind: Kind::Text(|c, v| c.pci.push(("addr", v))),
+        default: "",
+        description: "PCI address in QEMU, copied to the printed option",
+    },
+];

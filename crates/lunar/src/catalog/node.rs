@@ -1,0 +1,220 @@
+//! `--blockdev`.
+
+use lunar_block::{DetectZeroes, Locking, NodeOptions};
+
+use crate::property::{Kind, Property};
+
+/// A block driver.
+#[derive(Debug)]
+pub struct BlockDriver {
+    /// Its name.
+    pub name: &'static str,
+    /// Which it is.
+    pub kind: BlockKind,
+    /// One line for people.
+    pub description: &'static str,
+    /// Its own properties, beside [`NODE`].
+    pub table: &'static [Property<BlockOptions>],
+}
+
+/// Which block driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockKind {
+    /// A regular file.
+    File,
+    /// A host block device.
+    HostDevice,
+    /// Another node, or a part of it.
+    Raw,
+    /// qcow2 in another node.
+    Qcow2,
+    /// Nothing.
+    Null,
+    /// RAM.
+    Memory,
+}
+
+/// A block node as declared; a driver uses those that its table sets.
+#[derive(Clone, Debug, Default)]
+pub struct BlockOptions {
+    /// `node-name=`.
+    pub node_name: Option<String>,
+    /// `filename=`.
+    pub filename: Option<String>,
+    /// `file=`, the name of another node.
+    pub file: Option<String>,
+    /// `offset=`.
+    pub offset: u64,
+    /// `size=`.
+    pub size: Option<u64>,
+    /// `read-zeroes=`.
+    pub read_zeroes: bool,
+    /// `latency-ns=`.
+    pub latency_ns: u64,
+    /// What every driver has.
+    pub node: NodeOptions,
+}
+
+/// The block drivers.
+pub static BLOCK_DRIVERS: &[BlockDriver] = &[
+    BlockDriver {
+        name: "file",
+        kind: BlockKind::File,
+        description: "a regular file of the host",
+        table: &[FILENAME, AIO, LOCKING],
+    },
+    BlockDriver {
+        name: "host_device",
+        kind: BlockKind::HostDevice,
+        description: "a block device of the host",
+        table: &[FILENAME, AIO, LOCKING],
+    },
+    BlockDriver {
+        name: "raw",
+        kind: BlockKind::Raw,
+        description: "another node as it is, or a part of it",
+        table: &[
+            FILE,
+            Property {
+                name: "offset",
+                kind: Kind::Size(0..=u64::MAX, |n, v| n.offset = v),
+                default: "0",
+                description: "where it begins",
+            },
+            Property {
+                name: "size",
+                kind: Kind::Size(0..=u64::MAX, |n, v| n.size = Some(v)),
+                default: "to the end",
+                description: "how long it is",
+            },
+        ],
+    },
+    BlockDriver {
+        name: "qcow2",
+        kind: BlockKind::Qcow2,
+        description: "a qcow2 image, with its backing files",
+        table: &[FILE],
+    },
+    BlockDriver {
+        name: "null-co",
+        kind: BlockKind::Null,
+        description: "stores nothing; for measuring",
+        table: &[
+            Property {
+                name: "size",
+                kind: Kind::Size(0..=u64::MAX, |n, v| n.size = Some(v)),
+                default: "1G",
+                description: "its size",
+            },
+            Property {
+                name: "read-zeroes",
+                kind: Kind::Bool(|n, v| n.read_zeroes = v),
+                default: "off",
+                description: "reads give zeroes, not whatever the buffer held",
+            },
+            Property {
+                name: "latency-ns",
+                kind: Kind::U64(0..=u64::MAX, |n, v| n.latency_ns = v),
+                default: "0",
+                description: "how long every operation takes",
+            },
+        ],
+    },
+    BlockDriver {
+        name: "memory",
+        kind: BlockKind::Memory,
+        description: "a RAM disk, empty at start and gone at the end",
+        table: &[Property {
+            name: "size",
+            kind: Kind::Size(512..=u64::MAX, |n, v| n.size = Some(v)),
+            default: "",
+            description: "its size",
+        }],
+    },
+];
+
+const FILENAME: Property<BlockOptions> = Property {
+    name: "filename",
+    kind: Kind::Text(|n, v| n.filename = Some(v)),
+    default: "",
+    description: "its path",
+};
+const AIO: Property<BlockOptions> = Property {
+    name: "aio",
+    kind: Kind::Word(&[
+        ("threads", |_| ()),
+        ("native", |_| ()),
+        ("io_uring", |_| ()),
+    ]),
+    default: "io_uring",
+    description: "taken for QEMU's sake: I/O always goes through io_uring",
+};
+const LOCKING: Property<BlockOptions> = Property {
+    name: "locking",
+    kind: Kind::Word(&[
+        ("auto", |n| n.node.locking = Locking::Auto),
+        ("on", |n| n.node.locking = Locking::On),
+        ("off", |n| n.node.locking = Locking::Off),
+    ]),
+    default: "auto",
+    description: "lock the file against other processes",
+};
+const FILE: Property<BlockOptions> = Property {
+    name: "file",
+    kind: Kind::Text(|n, v| n.file = Some(v)),
+    default: "",
+    description: "the node that holds it: a name, or file.driver=…,file.filename=…",
+};
+
+/// The properties of every block driver.
+pub static NODE: &[Property<BlockOptions>] = &[
+    Property {
+        name: "node-name",
+        kind: Kind::Text(|n, v| n.node_name = Some(v)),
+        default: "",
+        description: "name, for a device's drive= or another node's file=",
+    },
+    Property {
+        name: "read-only",
+        kind: Kind::Bool(|n, v| n.node.read_only = v),
+        default: "off",
+        description: "refuse writes",
+    },
+    Property {
+        name: "discard",
+        kind: Kind::Word(&[
+            ("ignore", |n| n.node.discard_unmap = false),
+            ("unmap", |n| n.node.discard_unmap = true),
+        ]),
+        default: "ignore",
+        description: "whether the guest's discards free space",
+    },
+    Property {
+        name: "detect-zeroes",
+        kind: Kind::Word(&[
+            ("off", |n| n.node.detect_zeroes = DetectZeroes::Off),
+            ("on", |n| n.node.detect_zeroes = DetectZeroes::On),
+            ("unmap", |n| n.node.detect_zeroes = DetectZeroes::Unmap),
+        ]),
+        default: "off",
+        description: "turn written zeroes into write-zeroes",
+    },
+    Property {
+        name: "cache.direct",
+        kind: Kind::Bool(|n, v| n.node.direct = v),
+        default: "off",
+        description: "bypass the host's page cache",
+    },
+    Property {
+        name: "cache.no-flush",
+        kind: Kind::Bool(|n, v| n.node.no_flush = v),
+        default: "off",
+        description: "ignore flushes: faster, loses data when the host crashes",
+    },
+    Property {
+        name: "force-share",
+        kind: Kind::Bool(|n, v| n.node.force_share = v),
+        default: "off",
+        description: "open although another process writes (read-only images)",
+    },
+];

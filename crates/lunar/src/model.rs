@@ -1,0 +1,461 @@
+//! The declared objects: nodes, drives, controllers and disks, and the rules by which they fit together.
+//!
+//! [`Model`] takes one declaration at a time, as options from whatever source (command line, JSON, a configuration
+//! file), and either refuses it with an [`Error`] that names the remedy and changes nothing, or holds it completely:
+//! with its generated names, its bus, and the address that QEMU would have chosen. Nothing is opened here.
+//!
+//! Order matters as it does in QEMU: what a declaration refers to has been declared before.
+
+mod controller;
+mod error;
+mod name;
+mod node;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use lunar_devices::OnOffAuto;
+
+use crate::catalog::{self, ControllerOptions, DeviceKind, DiskOptions, DriveOptions, Format};
+use crate::keyval::Options;
+use crate::property;
+
+pub use controller::{Address, Controller, Disk};
+pub use error::Error;
+pub use node::{Node, NodeDriver};
+
+use error::Taken;
+use node::{Draft, User, inherited, protocol};
+
+/// Everything that has been declared.
+#[derive(Debug, Default)]
+pub struct Model {
+    nodes: BTreeMap<String, Node>,
+    drives: BTreeMap<String, Drive>,
+    controllers: Vec<Controller>,
+    unnamed_nodes: usize,
+    unnamed_drives: usize,
+    unnamed_buses: usize,
+}
+
+/// A node with what `--drive` says about its use.
+#[derive(Clone, Debug)]
+pub struct Drive {
+    /// Its name.
+    pub id: String,
+    /// Its node.
+    pub node: String,
+    /// How it was declared.
+    pub origin: String,
+    /// The file, if it is served raw only because nothing says otherwise.
+    presumed_raw: Option<PathBuf>,
+    write_cache: bool,
+    automatic: bool,
+    identity: String,
+}
+
+impl Model {
+    /// The controllers, in the order of their declaration.
+    pub fn controllers(&self) -> &[Controller] {
+        &self.controllers
+    }
+
+    /// A node by its name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// The drives that nothing uses.
+    pub fn unused_drives(&self) -> impl Iterator<Item = &Drive> {
+        let unused = |drive: &&Drive| {
+            self.nodes
+                .get(&drive.node)
+                .is_some_and(|node| node.users.is_empty())
+        };
+        self.drives.values().filter(unused)
+    }
+
+    /// The drives whose format nobody gave, and that are raw for that reason, with their files.
+    pub fn presumed_raw(&self) -> impl Iterator<Item = (&Drive, &Path)> {
+        let files = self
+            .drives
+            .values()
+            .map(|drive| (drive, drive.presumed_raw.as_deref()));
+        files.filter_map(|(drive, file)| Some((drive, file?)))
+    }
+
+    /// `--blockdev`: declares a node and its inline children.
+    pub fn add_blockdev(&mut self, options: Options, origin: &str) -> Result<(), Error> {
+        let mut draft = Draft {
+            model: self,
+            nodes: Vec::new(),
+        };
+        let node = draft.node(options, origin, None)?;
+        if node.starts_with('#') {
+            return Err(Error::Missing("node-name=NAME"));
+        }
+        let nodes = draft.nodes;
+        self.commit(nodes);
+        Ok(())
+    }
+
+    /// `--drive`: declares a drive and its nodes.
+    pub fn add_drive(&mut self, options: &Options, origin: &str) -> Result<(), Error> {
+        let mut drive = DriveOptions::default();
+        property::apply(&mut drive, "a drive", options, &[catalog::DRIVE])?;
+        self.insert_drive(drive, origin).map(drop)
+    }
+
+    /// `IMAGE`: a drive, and a disk for it at LUN 0 of the given target.
+    pub fn add_image(&mut self, path: &str, target: usize) -> Result<(), Error> {
+        let target = u8::try_from(target).map_err(|_| Error::TooManyImages)?;
+        let iso = has_extension(path, "iso");
+        let drive = DriveOptions {
+            file: Some(path.to_owned()),
+            automatic: false,
+            cdrom: iso,
+            ..DriveOptions::default()
+        };
+        let id = self.insert_drive(drive, path)?;
+        let disk = DiskOptions {
+            drive: Some(id),
+            target: Some(target.into()),
+            lun: Some(0),
+            ..DiskOptions::default()
+        };
+        self.insert_disk(disk, path)
+    }
+
+    /// `--device`: declares a controller or a disk.
+    pub fn add_device(&mut self, mut options: Options, origin: &str) -> Result<(), Error> {
+        let name = options
+            .take("driver")
+            .ok_or(Error::Missing("the device's name"))?;
+        match device(&name)?.kind {
+            DeviceKind::Controller => {
+                let mut controller = ControllerOptions::default();
+                property::apply(&mut controller, &name, &options, &[catalog::CONTROLLER])?;
+                self.insert_controller(controller)
+            }
+            DeviceKind::Disk => {
+                let mut disk = DiskOptions::default();
+                property::apply(&mut disk, &name, &options, &[catalog::DISK])?;
+                self.insert_disk(disk, origin)
+            }
+        }
+    }
+
+    /// Declares the controller that a command line without one implies.
+    pub fn add_implied_controller(&mut self) -> Result<(), Error> {
+        self.insert_controller(ControllerOptions {
+            id: Some("scsi0".to_owned()),
+            ..ControllerOptions::default()
+        })
+    }
+
+    /// Makes a disk for every drive that asked for one (`if=scsi`) and that no device has taken.
+    pub fn add_automatic_disks(&mut self) -> Result<(), (String, Error)> {
+        let waiting: Vec<_> = self
+            .unused_drives()
+            .filter(|drive| drive.automatic)
+            .map(|drive| (drive.id.clone(), drive.origin.clone()))
+            .collect();
+        for (id, origin) in waiting {
+            let disk = DiskOptions {
+                drive: Some(id),
+                ..DiskOptions::default()
+            };
+            self.insert_disk(disk, &origin)
+                .map_err(|error| (origin, error))?;
+        }
+        Ok(())
+    }
+
+    fn insert_drive(&mut self, drive: DriveOptions, origin: &str) -> Result<String, Error> {
+        let file = drive.file.ok_or(Error::Missing("file=PATH"))?;
+        if drive.cdrom || has_extension(&file, "iso") && drive.format.is_none() {
+            return Err(Error::Cdrom);
+        }
+        let mut options = drive.node;
+        options.direct = drive.direct.unwrap_or(drive.cache.direct);
+        options.no_flush = drive.no_flush.unwrap_or(drive.cache.no_flush);
+        let format = drive.format.unwrap_or(match has_extension(&file, "qcow2") {
+            true => Format::Qcow2,
+            false => Format::Raw,
+        });
+
+        let id = match &drive.id {
+            Some(id) => {
+                name::check(id)?;
+                self.check_free_node_name(id)?;
+                id.clone()
+            }
+            None => self.generate_drive_id(),
+        };
+        let identity = drive.id.unwrap_or_else(|| name::of_file(&file));
+        let mut draft = Draft {
+            model: self,
+            nodes: Vec::new(),
+        };
+        let protocol = protocol(&file);
+        let part = drive.offset != 0 || drive.size.is_some();
+        let node = match format {
+            Format::Qcow2 if part => return Err(Error::PartOfQcow2),
+            Format::Raw if !part => draft.push(None, origin, protocol, options),
+            _ => {
+                let file = draft.push(None, origin, protocol, inherited(&options));
+                let driver = match format {
+                    Format::Qcow2 => NodeDriver::Qcow2 { file },
+                    Format::Raw => NodeDriver::Raw {
+                        file,
+                        offset: drive.offset,
+                        size: drive.size,
+                    },
+                };
+                draft.push(None, origin, driver, options)
+            }
+        };
+        let nodes = draft.nodes;
+        self.commit(nodes);
+        let drive = Drive {
+            id: id.clone(),
+            node,
+            origin: origin.to_owned(),
+            presumed_raw: (drive.format.is_none() && format == Format::Raw).then(|| file.into()),
+            write_cache: drive.writeback.unwrap_or(drive.cache.write_cache),
+            automatic: drive.automatic,
+            identity,
+        };
+        self.drives.insert(id.clone(), drive);
+        Ok(id)
+    }
+
+    fn insert_controller(&mut self, options: ControllerOptions) -> Result<(), Error> {
+        if let Some(id) = &options.id {
+            name::check(id)?;
+            self.check_free_device_id(id)?;
+        }
+        // Named as QEMU names them.
+        let bus = match &options.id {
+            Some(id) => format!("{id}.0"),
+            None => {
+                self.unnamed_buses += 1;
+                format!("scsi.{}", self.unnamed_buses - 1)
+            }
+        };
+        self.controllers.push(Controller {
+            bus,
+            options,
+            disks: BTreeMap::new(),
+        });
+        Ok(())
+    }
+
+    fn insert_disk(&mut self, mut options: DiskOptions, origin: &str) -> Result<(), Error> {
+        if let Some(id) = &options.id {
+            name::check(id)?;
+            self.check_free_device_id(id)?;
+        }
+        let drive = options.drive.clone().ok_or(Error::Missing("drive=NAME"))?;
+        let controller = match &options.bus {
+            None => 0,
+            Some(bus) => self
+                .controllers
+                .iter()
+                .position(|controller| controller.bus == *bus)
+                .ok_or_else(|| self.no_such_bus(bus))?,
+        };
+        let controller = self
+            .controllers
+            .get(controller)
+            .ok_or(Error::NoController)?;
+        let bus = controller.bus.clone();
+        let address = controller.choose(options.target, options.lun)?;
+        self.check_bootindex(options.bootindex)?;
+
+        let (node, identity, write_cache) = match self.drives.get(&drive) {
+            Some(found) => (
+                found.node.clone(),
+                found.identity.clone(),
+                found.write_cache,
+            ),
+            None if self.nodes.contains_key(&drive) => (drive.clone(), drive.clone(), true),
+            None => return Err(self.no_such_drive(drive)),
+        };
+        let name = options.id.clone().unwrap_or_else(|| drive.clone());
+        self.use_node(&node, &drive, &name, options.share_rw)?;
+        options.config.identity = identity;
+        if matches!(options.config.write_cache, OnOffAuto::Auto) && !write_cache {
+            options.config.write_cache = OnOffAuto::Off;
+        }
+        let disk = Disk {
+            origin: origin.to_owned(),
+            name,
+            node,
+            options,
+        };
+        let controller = self
+            .controllers
+            .iter_mut()
+            .find(|controller| controller.bus == bus);
+        if let Some(controller) = controller {
+            controller.disks.insert(address, disk);
+        }
+        Ok(())
+    }
+
+    fn use_node(&mut self, node: &str, drive: &str, user: &str, share: bool) -> Result<(), Error> {
+        let found = self
+            .nodes
+            .get_mut(node)
+            .ok_or_else(|| Error::NoSuchNode(node.to_owned()))?;
+        let user = User {
+            name: user.to_owned(),
+            shares: share || found.options.read_only,
+        };
+        found.admit(drive, user)?;
+        // Others may write to the image only if all of its users agree, and every user agreed or is alone.
+        found.options.share_rw = share;
+        let mut below = found.driver.file().map(str::to_owned);
+        while let Some(child) = below.and_then(|name| self.nodes.get_mut(&name)) {
+            child.options.share_rw = share;
+            below = child.driver.file().map(str::to_owned);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, nodes: Vec<Node>) {
+        for node in nodes {
+            if let Some(file) = node.driver.file().and_then(|file| self.nodes.get_mut(file)) {
+                file.users.push(node.as_user());
+            }
+            self.nodes.insert(node.name.clone(), node);
+        }
+    }
+
+    fn generate_drive_id(&mut self) -> String {
+        loop {
+            let id = format!("disk{}", self.unnamed_drives);
+            self.unnamed_drives += 1;
+            if self.check_free_node_name(&id).is_ok() {
+                return id;
+            }
+        }
+    }
+
+    /// Drives and nodes share one name space: a device's `drive=` names either.
+    fn check_free_node_name(&self, name: &str) -> Result<(), Error> {
+        let taken = if self.drives.contains_key(name) {
+            Taken::Drive
+        } else if self.nodes.contains_key(name) {
+            Taken::Node
+        } else {
+            return Ok(());
+        };
+        Err(Error::DuplicateId {
+            id: name.to_owned(),
+            taken,
+        })
+    }
+
+    fn check_free_device_id(&self, id: &str) -> Result<(), Error> {
+        let same = |other: &Option<String>| other.as_deref() == Some(id);
+        let mut disks = self
+            .controllers
+            .iter()
+            .flat_map(|controller| controller.disks.values());
+        let taken = self
+            .controllers
+            .iter()
+            .any(|controller| same(&controller.options.id))
+            || disks.any(|disk| same(&disk.options.id));
+        if taken {
+            return Err(Error::DuplicateId {
+                id: id.to_owned(),
+                taken: Taken::Device,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_bootindex(&self, bootindex: Option<u16>) -> Result<(), Error> {
+        let Some(bootindex) = bootindex else {
+            return Ok(());
+        };
+        let disks = self
+            .controllers
+            .iter()
+            .flat_map(|controller| controller.disks.values());
+        match disks
+            .into_iter()
+            .find(|disk| disk.options.bootindex == Some(bootindex))
+        {
+            Some(disk) => Err(Error::BootIndexTaken {
+                bootindex,
+                by: disk.name.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn no_such_bus(&self, bus: &str) -> Error {
+        Error::NoSuchBus {
+            bus: bus.to_owned(),
+            buses: self
+                .controllers
+                .iter()
+                .map(|controller| controller.bus.clone())
+                .collect(),
+        }
+    }
+
+    fn no_such_drive(&self, drive: String) -> Error {
+        let nodes = self.nodes.keys().filter(|name| !name.starts_with('#'));
+        Error::NoSuchDrive {
+            drive,
+            names: self.drives.keys().chain(nodes).cloned().collect(),
+        }
+    }
+}
+
+fn has_extension(path: &str, extension: &str) -> bool {
+    let found = Path::new(path).extension();
+    found.is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+/// The device that is called so.
+pub fn device(name: &str) -> Result<&'static catalog::Device, Error> {
+    let found = catalog::DEVICES
+        .iter()
+        .find(|d| d.name == name || d.alias == name);
+    let names = || {
+        catalog::DEVICES
+            .iter()
+            .flat_map(|device| [device.name, device.alias])
+    };
+    found.ok_or_else(
+        || match catalog::NOT_SERVED.iter().find(|(known, _)| *known == name) {
+            Some((name, what)) => Error::NotServed { name, what },
+            None => Error::NoSuchDevice {
+                name: name.to_owned(),
+                suggestion: property::nearest(name, names()),
+            },
+        },
+    )
+}
+
+/// The block driver that is called so.
+pub fn block_driver(name: &str) -> Result<&'static catalog::BlockDriver, Error> {
+    let found = catalog::BLOCK_DRIVERS
+        .iter()
+        .find(|driver| driver.name == name);
+    found.ok_or_else(|| Error::NoSuchDriver {
+        name: name.to_owned(),
+        names: catalog::BLOCK_DRIVERS
+            .iter()
+            .map(|driver| driver.name)
+            .collect(),
+    })
+}

@@ -1,0 +1,104 @@
+//! Why a declaration is refused: each message says what is wrong and what to write instead.
+
+use super::Address;
+use crate::{keyval, property};
+
+/// A declaration that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages are the documentation")]
+pub enum Error {
+    #[error(transparent)]
+    Syntax(#[from] keyval::Error),
+    #[error(transparent)]
+    Property(#[from] property::Error),
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error(
+        "{0:?} is not a good name: it must begin with a letter and go on with letters, digits, \"-\", \".\" or \"_\""
+    )]
+    BadName(String),
+    #[error("the {} {id:?} exists already; choose another name", .taken.noun())]
+    DuplicateId { id: String, taken: Taken },
+    #[error("no device is called {name:?}{}; --device help lists them", property::did_you_mean(.suggestion))]
+    NoSuchDevice {
+        name: String,
+        suggestion: Option<&'static str>,
+    },
+    #[error("{what} are not served yet ({name}); use scsi-hd for a disk")]
+    NotServed {
+        name: &'static str,
+        what: &'static str,
+    },
+    #[error("no block driver is called {name:?} (there are: {})", .names.join(", "))]
+    NoSuchDriver {
+        name: String,
+        names: Vec<&'static str>,
+    },
+    #[error("no drive or node is called {drive:?} ({})", there_are(.names, "declare one with --drive or --blockdev"))]
+    NoSuchDrive { drive: String, names: Vec<String> },
+    #[error("no node is called {0:?}; declare it first with --blockdev")]
+    NoSuchNode(String),
+    #[error("no bus is called {bus:?} ({})", there_are(.buses, "declare a controller with --device virtio-scsi-pci,id=scsi0"))]
+    NoSuchBus { bus: String, buses: Vec<String> },
+    #[error("there is no controller; declare one with --device virtio-scsi-pci,id=scsi0")]
+    NoController,
+    #[error(
+        "{drive:?} is in use by {by}; sharing it needs share-rw=on on every device, or a read-only image"
+    )]
+    InUse { drive: String, by: String },
+    #[error("target {} LUN {} of bus {bus} is taken by {by}; choose another scsi-id or lun, or leave them out", .address.target, .address.lun)]
+    AddressTaken {
+        bus: String,
+        address: Address,
+        by: String,
+    },
+    #[error("all 256 targets are taken; give scsi-id and lun to put several disks on one target")]
+    NoFreeTarget,
+    #[error("all LUNs of target {target} are taken; choose another scsi-id")]
+    NoFreeLun { target: u8 },
+    #[error("bootindex {bootindex} is taken by {by}; choose another")]
+    BootIndexTaken { bootindex: u16, by: String },
+    #[error(
+        "CD/DVD drives are not served yet; give format=raw and media=disk to serve the image as a disk"
+    )]
+    Cdrom,
+    #[error("offset and size are for raw images; a qcow2 image is served whole")]
+    PartOfQcow2,
+    #[error("file= names a node and file.* declares one; write only one of them")]
+    TwoFiles,
+    #[error("qcow2 needs a node of driver file or host_device; {0:?} is none")]
+    Qcow2NeedsFile(String),
+    #[error(
+        "this is the 257th image; controllers have 256 targets, use --drive and --device to give several images to one target"
+    )]
+    TooManyImages,
+}
+
+/// What has a name already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Taken {
+    Drive,
+    Node,
+    Device,
+}
+
+impl Taken {
+    fn noun(self) -> &'static str {
+        match self {
+            Taken::Drive => "drive",
+            Taken::Node => "node",
+            Taken::Device => "device",
+        }
+    }
+}
+
+/// `there are: a, b`, or what to do when there is nothing.
+fn there_are(names: &[String], remedy: &str) -> String {
+    if names.is_empty() {
+        format!("there are none; {remedy}")
+    } else {
+        format!("there are: {}", names.join(", "))
+    }
+}

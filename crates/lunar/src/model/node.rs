@@ -1,0 +1,260 @@
+//! Nodes: what they are, who uses them, and how a declaration with nested nodes becomes several of them.
+
+use std::path::PathBuf;
+
+use lunar_block::{DetectZeroes, NodeOptions};
+
+use super::error::{Error, Taken};
+use super::{Model, block_driver, name};
+use crate::catalog::{self, BlockKind, BlockOptions};
+use crate::keyval::Options;
+use crate::property;
+
+/// A place where blocks live: a file, or a format on top of another node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name; `#blockN` if the user gave none.
+    pub name: String,
+    /// How it was declared, for messages: `--drive file=x.img`.
+    pub origin: String,
+    /// What it is.
+    pub driver: NodeDriver,
+    /// How it is opened.
+    pub options: NodeOptions,
+    pub(super) users: Vec<User>,
+}
+
+/// A driver with what it needs; other nodes by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeDriver {
+    /// A regular file.
+    File {
+        /// Its path.
+        filename: PathBuf,
+    },
+    /// A host block device.
+    HostDevice {
+        /// Its path.
+        filename: PathBuf,
+    },
+    /// A part of another node, or all of it.
+    Raw {
+        /// The other node.
+        file: String,
+        /// Where the part begins.
+        offset: u64,
+        /// How long it is; to the end if absent.
+        size: Option<u64>,
+    },
+    /// qcow2 in a file or host device.
+    Qcow2 {
+        /// The node that holds it.
+        file: String,
+    },
+    /// Stores nothing.
+    Null {
+        /// Bytes.
+        size: u64,
+        /// Reads give zeroes.
+        read_zeroes: bool,
+        /// The time every operation takes.
+        latency_ns: u64,
+    },
+    /// RAM.
+    Memory {
+        /// Bytes.
+        size: u64,
+    },
+}
+
+/// Who uses a node, and whether another may beside it.
+#[derive(Clone, Debug)]
+pub(super) struct User {
+    pub(super) name: String,
+    pub(super) shares: bool,
+}
+
+impl Node {
+    pub(super) fn as_user(&self) -> User {
+        User {
+            name: format!("node {}", self.name),
+            // Parts of one file may be many; a format has its file for itself.
+            shares: matches!(self.driver, NodeDriver::Raw { .. }) || self.options.read_only,
+        }
+    }
+
+    /// Adds a user, if it and all others put up with one another.
+    pub(super) fn admit(&mut self, drive: &str, user: User) -> Result<(), Error> {
+        // Where there are several, all of them share: one answers for all.
+        match self
+            .users
+            .first()
+            .filter(|other| !(other.shares && user.shares))
+        {
+            Some(other) => Err(Error::InUse {
+                drive: drive.to_owned(),
+                by: other.name.clone(),
+            }),
+            None => {
+                self.users.push(user);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl NodeDriver {
+    /// The node below, if there is one.
+    pub fn file(&self) -> Option<&str> {
+        match self {
+            NodeDriver::Raw { file, .. } | NodeDriver::Qcow2 { file } => Some(file),
+            _ => None,
+        }
+    }
+}
+
+/// Nodes on their way into a model: none or all of them get there.
+pub(super) struct Draft<'a> {
+    pub(super) model: &'a mut Model,
+    pub(super) nodes: Vec<Node>,
+}
+
+impl Draft<'_> {
+    /// Declares a node and what is nested in it; returns its name.
+    pub(super) fn node(
+        &mut self,
+        mut options: Options,
+        origin: &str,
+        parent: Option<&NodeOptions>,
+    ) -> Result<String, Error> {
+        let name = options
+            .take("driver")
+            .ok_or(Error::Missing("the block driver's name"))?;
+        let driver = block_driver(&name)?;
+        let nested = options.take_nested("file");
+        let mut node = BlockOptions {
+            node: parent.map_or_else(NodeOptions::default, inherited),
+            ..BlockOptions::default()
+        };
+        property::apply(&mut node, &name, &options, &[catalog::NODE, driver.table])?;
+        if let Some(name) = &node.node_name {
+            name::check(name)?;
+            self.model.check_free_node_name(name)?;
+            if self.nodes.iter().any(|node| node.name == *name) {
+                return Err(Error::DuplicateId {
+                    id: name.clone(),
+                    taken: Taken::Node,
+                });
+            }
+        }
+        let filename = |node: &mut BlockOptions| {
+            node.filename
+                .take()
+                .map(PathBuf::from)
+                .ok_or(Error::Missing("filename=PATH"))
+        };
+        let driver = match driver.kind {
+            BlockKind::File => NodeDriver::File {
+                filename: filename(&mut node)?,
+            },
+            BlockKind::HostDevice => NodeDriver::HostDevice {
+                filename: filename(&mut node)?,
+            },
+            BlockKind::Raw => NodeDriver::Raw {
+                file: self.child(&mut node, nested, origin)?,
+                offset: node.offset,
+                size: node.size,
+            },
+            BlockKind::Qcow2 => {
+                let file = self.child(&mut node, nested, origin)?;
+                self.check_holds_qcow2(&file)?;
+                NodeDriver::Qcow2 { file }
+            }
+            BlockKind::Null => NodeDriver::Null {
+                size: node.size.unwrap_or(1 << 30),
+                read_zeroes: node.read_zeroes,
+                latency_ns: node.latency_ns,
+            },
+            BlockKind::Memory => NodeDriver::Memory {
+                size: node.size.ok_or(Error::Missing("size=BYTES"))?,
+            },
+        };
+        Ok(self.push(node.node_name, origin, driver, node.node))
+    }
+
+    /// The node below `node`: one that is there, or one declared inline.
+    fn child(
+        &mut self,
+        node: &mut BlockOptions,
+        nested: Options,
+        origin: &str,
+    ) -> Result<String, Error> {
+        match (node.file.take(), nested.is_empty()) {
+            (None, true) => Err(Error::Missing("file=NODE")),
+            (None, false) => self.node(nested, origin, Some(&node.node)),
+            (Some(_), false) => Err(Error::TwoFiles),
+            (Some(name), true) => {
+                let user = User {
+                    name: "another node".to_owned(),
+                    shares: true,
+                };
+                let found = self.model.nodes.get(&name);
+                let found = found.ok_or_else(|| Error::NoSuchNode(name.clone()))?;
+                // Only a look: the real user is registered when the whole declaration is accepted.
+                found.clone().admit(&name, user)?;
+                Ok(name)
+            }
+        }
+    }
+
+    fn check_holds_qcow2(&self, name: &str) -> Result<(), Error> {
+        let drafted = self.nodes.iter().find(|node| node.name == name);
+        let node = drafted.or_else(|| self.model.nodes.get(name));
+        match node.map(|node| &node.driver) {
+            Some(NodeDriver::File { .. } | NodeDriver::HostDevice { .. }) => Ok(()),
+            _ => Err(Error::Qcow2NeedsFile(name.to_owned())),
+        }
+    }
+
+    pub(super) fn push(
+        &mut self,
+        name: Option<String>,
+        origin: &str,
+        driver: NodeDriver,
+        options: NodeOptions,
+    ) -> String {
+        let name = name.unwrap_or_else(|| {
+            self.model.unnamed_nodes += 1;
+            format!("#block{}", self.model.unnamed_nodes - 1)
+        });
+        self.nodes.push(Node {
+            name: name.clone(),
+            origin: origin.to_owned(),
+            driver,
+            options,
+            users: Vec::new(),
+        });
+        name
+    }
+}
+
+/// What a node passes on to one declared inside it: formats respect the discard policy and detect zeroes themselves.
+pub(super) fn inherited(options: &NodeOptions) -> NodeOptions {
+    NodeOptions {
+        discard_unmap: true,
+        detect_zeroes: DetectZeroes::Off,
+        ..options.clone()
+    }
+}
+
+/// The driver of a drive's file: what kind of file it is decides, a missing one is reported when it is opened.
+pub(super) fn protocol(file: &str) -> NodeDriver {
+    use std::os::unix::fs::FileTypeExt;
+    let filename = PathBuf::from(file);
+    match std::fs::metadata(&filename) {
+        Ok(metadata) if metadata.file_type().is_block_device() => {
+            NodeDriver::HostDevice { filename }
+        }
+        _ => NodeDriver::File { filename },
+    }
+}
