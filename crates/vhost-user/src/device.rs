@@ -18,7 +18,7 @@ pub type DeviceResult<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 pub trait Device: Send + Sync + Debug {
     /// Device and ring features offered, transport bits excluded.
     fn features(&self) -> u64;
-    /// The driver's choice, transport bits excluded.
+    /// The driver's choice, transport bits excluded. Bits that were not offered are refused unless they do no harm.
     fn set_features(&self, acked: u64) -> DeviceResult;
     /// Queues of all kinds.
     fn queue_count(&self) -> usize;

@@ -4,12 +4,13 @@
 //! GET_VRING_BASE or a reset. Each ring lives alone: firmware sets up three of them and leaves the rest, and the
 //! front end still enables those it never starts.
 
+use std::error::Error;
 use std::os::fd::OwnedFd;
 
 use lunar_virtio_scsi::RingSetup;
 
 use crate::device::Device;
-use crate::session::Refusal;
+use crate::session::{Refusal, with_sources};
 
 /// Entries that a ring may have at most (VIRTIO 1.3 §2.7).
 const MAX_SIZE: u32 = 32768;
@@ -194,9 +195,9 @@ impl RingAt<'_> {
         }
     }
 
-    fn broken(&self) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Refusal + use<> {
+    fn broken(&self) -> impl FnOnce(Box<dyn Error + Send + Sync>) -> Refusal + use<> {
         let index = self.index;
-        move |reason| Refusal::Ring(format!("ring {index}: {reason}"))
+        move |reason| Refusal::Ring(format!("ring {index}: {}", with_sources(&*reason)))
     }
 }
 

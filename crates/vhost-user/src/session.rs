@@ -9,6 +9,7 @@
 //! ideas of the device. The one exception is a ring that cannot be started or used, because the *guest* chose its
 //! place and size: it is reported through the ring's error descriptor, and the others go on.
 
+use std::error::Error;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -54,10 +55,6 @@ impl Options {
 /// Memory regions that a front end may add. QEMU has up to 509 for a guest with a full set of hot-plugged memory.
 const MAX_MEMORY_SLOTS: usize = 509;
 
-/// VIRTIO_SCSI_F_CHANGE, VIRTIO_F_ANY_LAYOUT, VIRTIO_F_VERSION_1: QEMU acknowledges them as its own properties say,
-/// without asking whether they were offered (VU-049). A device that never uses them is not harmed.
-const HARMLESS_UNOFFERED: u64 = 1 << 2 | 1 << 27 | 1 << 32;
-
 /// FEATURES_OK of the virtio device status.
 const FEATURES_OK: u8 = 8;
 
@@ -75,8 +72,12 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn request(reason: impl ToString) -> Refusal {
-        Refusal::Request(reason.to_string())
+    pub(crate) fn request(reason: impl Into<String>) -> Refusal {
+        Refusal::Request(reason.into())
+    }
+
+    pub(crate) fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Refusal {
+        Refusal::Request(with_sources(&*error.into()))
     }
 }
 
@@ -271,17 +272,11 @@ impl Session {
         self.status &= !FEATURES_OK;
         self.features = None;
         let transport = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-        let offered = self.device.features();
-        let unknown = acked & !(offered | transport | HARMLESS_UNOFFERED);
-        if unknown != 0 {
-            return Err(Refusal::request(format!(
-                "feature bits {unknown:#x} were not offered (does the front end's device have t10_pi, packed or \
-                 iommu_platform switched on?)"
-            )));
-        }
+        // QEMU acknowledges some bits as its own properties say, without asking whether they were offered (VU-049);
+        // which of them do no harm is for the device to say.
         self.device
-            .set_features(acked & offered)
-            .map_err(Refusal::request)?;
+            .set_features(acked & !transport)
+            .map_err(Refusal::failed)?;
         self.features = Some(acked);
         Ok(())
     }
@@ -380,10 +375,10 @@ impl Session {
         &mut self,
         memory: Result<GuestMemory, lunar_virtqueue::Error>,
     ) -> Result<(), Refusal> {
-        let memory = Arc::new(memory.map_err(Refusal::request)?);
+        let memory = Arc::new(memory.map_err(Refusal::failed)?);
         self.device
             .set_memory(Arc::clone(&memory))
-            .map_err(Refusal::request)?;
+            .map_err(Refusal::failed)?;
         self.memory = memory;
         Ok(())
     }
@@ -453,7 +448,7 @@ impl Session {
         let offset = usize::try_from(range.offset).unwrap_or(usize::MAX);
         self.device
             .write_config(offset, bytes)
-            .map_err(Refusal::request)
+            .map_err(Refusal::failed)
     }
 
     fn config_range<'a>(&self, payload: &'a [u8]) -> Result<(VhostUserConfig, &'a [u8]), Refusal> {
@@ -545,7 +540,19 @@ fn map(region: &VhostUserMemoryRegion, file: &OwnedFd) -> Result<Arc<Region>, Re
         region.mmap_offset,
     )
     .map(Arc::new)
-    .map_err(Refusal::request)
+    .map_err(Refusal::failed)
+}
+
+/// An error's message and those of its sources: a message does not repeat its source's.
+pub(crate) fn with_sources(error: &(dyn Error + 'static)) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        message.push_str(": ");
+        message.push_str(&error.to_string());
+        source = error.source();
+    }
+    message
 }
 
 fn count(n: usize) -> u64 {

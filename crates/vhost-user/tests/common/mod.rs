@@ -99,6 +99,9 @@ impl Device for FakeDevice {
         FakeDevice::FEATURES
     }
     fn set_features(&self, acked: u64) -> DeviceResult {
+        if acked & !(FakeDevice::FEATURES | CHANGE) != 0 {
+            return Err("not offered".into());
+        }
         self.note(Told::Features(acked))
     }
     fn queue_count(&self) -> usize {
