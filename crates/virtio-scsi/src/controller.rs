@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use lunar_scsi::Lun;
 use lunar_target::{LogicalUnit, LunMap, NexusId, UnitAttention, Who};
 use lunar_virtqueue::GuestMemory;
 
@@ -17,7 +18,6 @@ use crate::{Error, Features, Workers};
 
 /// VIRTIO limits queue indices to 16 bits, drivers and front ends to much less.
 const MAX_REQUEST_QUEUES: u16 = 1022;
-const MAX_LUN: u16 = 16383;
 
 /// One virtio-scsi device.
 ///
@@ -278,9 +278,7 @@ impl Controller {
     /// Puts a logical unit at an address. A guest that is running gets a RESCAN event, and 3F/0E from the units
     /// behind the same target (VS-064, VS-065).
     pub fn attach(&self, target: u8, lun: u16, unit: Arc<dyn LogicalUnit>) -> Result<(), Error> {
-        if lun > MAX_LUN {
-            return Err(Error::Lun(lun));
-        }
+        let number = Lun::new(lun).ok_or(Error::Lun(lun))?;
         let mut state = self.lock();
         if state.units.get(target, lun).is_some() {
             return Err(Error::Occupied { target, lun });
@@ -298,11 +296,18 @@ impl Controller {
         state.raise_on_siblings(self.nexus, target);
         // The address was free and is in range, so it is taken now.
         let _: Result<(), _> = state.units.insert(target, lun, unit);
-        self.report(&state, Event::Rescan { target, lun })
+        self.report(
+            &state,
+            Event::Rescan {
+                target,
+                lun: number,
+            },
+        )
     }
 
     /// Takes it away: commands in flight are finished, then a REMOVED event, then the address is free (VS-066).
     pub fn detach(&self, target: u8, lun: u16) -> Result<(), Error> {
+        let number = Lun::new(lun).ok_or(Error::Lun(lun))?;
         let mut state = self.lock();
         let unit = state
             .units
@@ -312,12 +317,19 @@ impl Controller {
         unit.state().remove_nexus(self.nexus);
         state.raise_on_siblings(self.nexus, target);
         detached?;
-        self.report(&state, Event::Removed { target, lun })
+        self.report(
+            &state,
+            Event::Removed {
+                target,
+                lun: number,
+            },
+        )
     }
 
     /// Reports a changed parameter of a logical unit, its capacity for example, to a driver that wants to know. The
     /// unit attention of the same codes is the logical unit's own affair.
     pub fn param_changed(&self, target: u8, lun: u16, asc: u8, ascq: u8) -> Result<(), Error> {
+        let number = Lun::new(lun).ok_or(Error::Lun(lun))?;
         let state = self.lock();
         if state.units.get(target, lun).is_none() {
             return Err(Error::Absent { target, lun });
@@ -326,7 +338,7 @@ impl Controller {
             &state,
             Event::ParamChange {
                 target,
-                lun,
+                lun: number,
                 asc,
                 ascq,
             },

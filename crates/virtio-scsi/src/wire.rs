@@ -1,5 +1,7 @@
 //! What the bytes in the queues mean (VIRTIO 1.3 §5.6.6).
 
+use lunar_scsi::{Lun, LunAddress};
+
 use crate::config::Sizes;
 
 /// The request header up to the CDB.
@@ -38,38 +40,31 @@ pub(crate) enum Address {
     ReportLuns { target: Option<u8> },
 }
 
-const REPORT_LUNS_WLUN: [u8; 2] = [0xC1, 0x01];
-
 impl Address {
     /// Decodes a `lun` field; `None` when it addresses nothing there can be (VS-020, VS-022, VS-024).
     pub fn decode(field: [u8; 8]) -> Option<Address> {
-        let [b0, b1, b2, b3, rest @ ..] = field;
-        if rest != [0; 4] {
-            return None;
-        }
-        if [b0, b1] == REPORT_LUNS_WLUN && [b2, b3] == [0; 2] {
+        if LunAddress::from_bytes(field) == Some(LunAddress::REPORT_LUNS) {
             return Some(Address::ReportLuns { target: None });
         }
-        if b0 != 1 {
+        let [1, target, hi, lo, 0, 0, 0, 0] = field else {
             return None;
+        };
+        match LunAddress::from_single_level([hi, lo])? {
+            LunAddress::Unit(lun) => Some(Address::Unit {
+                target,
+                lun: lun.number(),
+            }),
+            LunAddress::REPORT_LUNS => Some(Address::ReportLuns {
+                target: Some(target),
+            }),
+            LunAddress::WellKnown(_) => None,
         }
-        if [b2, b3] == REPORT_LUNS_WLUN {
-            return Some(Address::ReportLuns { target: Some(b1) });
-        }
-        // Peripheral (00b) and flat (01b) addressing name the same unit: Linux always sends the flat form, Windows
-        // the peripheral form below 256.
-        let lun = u16::from_be_bytes([b2, b3]);
-        (lun < 0x8000).then_some(Address::Unit {
-            target: b1,
-            lun: lun & 0x3FFF,
-        })
     }
 }
 
-/// The `lun` field of an event, in the form REPORT LUNS uses: Linux compares all 16 bits (VS-023).
-pub(crate) fn event_lun(target: u8, lun: u16) -> [u8; 8] {
-    let lun = if lun < 256 { lun } else { lun | 0x4000 };
-    let [hi, lo] = lun.to_be_bytes();
+/// The `lun` field of an event: Linux compares all 16 bits with what REPORT LUNS gave it (VS-023).
+fn event_lun(target: u8, lun: Lun) -> [u8; 8] {
+    let [hi, lo] = lun.to_single_level();
     [1, target, hi, lo, 0, 0, 0, 0]
 }
 
@@ -203,13 +198,13 @@ pub(crate) enum Event {
     /// Nothing but the flag that others were missed.
     None,
     /// A logical unit has appeared.
-    Rescan { target: u8, lun: u16 },
+    Rescan { target: u8, lun: Lun },
     /// A logical unit has gone.
-    Removed { target: u8, lun: u16 },
+    Removed { target: u8, lun: Lun },
     /// Something about a logical unit has changed; the additional sense code and its qualifier say what.
     ParamChange {
         target: u8,
-        lun: u16,
+        lun: Lun,
         asc: u8,
         ascq: u8,
     },
@@ -272,6 +267,7 @@ mod tests {
             [0, 0, 0, 0, 0, 0, 0, 0],
             [2, 0, 0, 0, 0, 0, 0, 0],
             [1, 0, 0, 0, 0, 0, 0, 1],
+            [1, 0, 0x01, 0, 0, 0, 0, 0],
             [1, 0, 0x80, 0, 0, 0, 0, 0],
             [1, 0, 0xC1, 2, 0, 0, 0, 0],
             [0xC1, 1, 0, 1, 0, 0, 0, 0],
@@ -290,15 +286,16 @@ mod tests {
 
     #[test]
     fn events_carry_the_lun_as_report_luns_gives_it() {
+        let lun = |number| Lun::new(number).unwrap();
         let rescan = Event::Rescan {
             target: 3,
-            lun: 255,
+            lun: lun(255),
         }
         .encode(false);
         assert_eq!(rescan, [1, 0, 0, 0, 1, 3, 0, 255, 0, 0, 0, 0, 1, 0, 0, 0]);
         let removed = Event::Removed {
             target: 3,
-            lun: 256,
+            lun: lun(256),
         }
         .encode(true);
         assert_eq!(
@@ -307,7 +304,7 @@ mod tests {
         );
         let resized = Event::ParamChange {
             target: 0,
-            lun: 0,
+            lun: lun(0),
             asc: 0x2A,
             ascq: 9,
         }
@@ -318,7 +315,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_event_lun_decodes_to_the_unit_it_is_about(target: u8, lun in 0u16..16384) {
-            prop_assert_eq!(Address::decode(event_lun(target, lun)), Some(Address::Unit { target, lun }));
+            prop_assert_eq!(Address::decode(event_lun(target, Lun::new(lun).unwrap())), Some(Address::Unit { target, lun }));
         }
     }
 

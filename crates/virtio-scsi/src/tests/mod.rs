@@ -1,1 +1,13 @@
 //! Behaviour of the device, seen from the driver.
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "sizes in these tests are small"
+)]
+
+mod events;
+mod fake;
+mod harness;
+mod hostile;
+mod life_cycle;
+mod requests;
+mod task_management;
