@@ -21,7 +21,10 @@ fn arrival_and_removal_are_reported_with_the_lun_as_report_luns_gives_it() {
     guest.controller.attach(3, 256, Fake::new(2)).unwrap();
     guest.controller.detach(3, 255).unwrap();
     guest.controller.param_changed(3, 256, 0x2A, 0x09).unwrap();
-    let events: Vec<_> = buffers.iter().map(|buffer| guest.wait(buffer).bytes).collect();
+    let events: Vec<_> = buffers
+        .iter()
+        .map(|buffer| guest.wait(buffer).bytes)
+        .collect();
     let (small, large) = ([1, 3, 0, 255, 0, 0, 0, 0], [1, 3, 0x41, 0, 0, 0, 0, 0]);
     assert_eq!(events[0], event(1, small, 1));
     assert_eq!(events[1], event(1, large, 1));
@@ -35,7 +38,11 @@ fn siblings_of_a_new_unit_report_that_the_luns_have_changed() {
     guest.controller.attach(0, 0, Fake::new(1)).unwrap();
     guest.controller.attach(0, 1, Fake::new(1)).unwrap();
     guest.start_all();
-    assert_eq!(guest.attentions(lun(0, 0)), [(0x29, 0)], "nobody knew the LUNs before");
+    assert_eq!(
+        guest.attentions(lun(0, 0)),
+        [(0x29, 0)],
+        "nobody knew the LUNs before"
+    );
     guest.controller.attach(0, 2, Fake::new(2)).unwrap();
     assert_eq!(guest.attentions(lun(0, 0)), [(0x3F, 0x0E)]);
     assert_eq!(guest.attentions(lun(0, 2)), [(0x29, 0)]);
@@ -53,7 +60,11 @@ fn a_lost_event_is_announced_as_soon_as_there_is_a_buffer() {
     assert_eq!(guest.wait(&buffers[0]).bytes, event(MISSED, [0; 8], 0));
     guest.stays_open(&buffers[1]);
     guest.controller.detach(0, 1).unwrap();
-    assert_eq!(guest.wait(&buffers[1]).bytes, event(1, [1, 0, 0, 1, 0, 0, 0, 0], 2), "reported once");
+    assert_eq!(
+        guest.wait(&buffers[1]).bytes,
+        event(1, [1, 0, 0, 1, 0, 0, 0, 0], 2),
+        "reported once"
+    );
 }
 
 #[test]

@@ -15,8 +15,9 @@ use super::harness::DEADLINE;
 pub const BLOCK: usize = 512;
 const BLOCKS: usize = 128;
 
-/// Blocks in memory. READ and WRITE are block operations, SYNCHRONIZE CACHE is a task, INQUIRY replies with the unit's
-/// name, MODE SELECT takes a parameter list as long as it says.
+/// Blocks in memory. READ and WRITE are block operations (tasks, if the
+/// buffer is longer than the CDB says), SYNCHRONIZE CACHE is a task, INQUIRY
+/// replies with the unit's name.
 pub struct Fake {
     state: LuState,
     name: u8,
@@ -82,7 +83,10 @@ impl Inner {
     pub fn await_waiting(&self, count: usize) {
         let start = Instant::now();
         while self.waiting.load(Ordering::SeqCst) != count {
-            assert!(start.elapsed() < DEADLINE, "{count} operations never were in flight");
+            assert!(
+                start.elapsed() < DEADLINE,
+                "{count} operations never were in flight"
+            );
             std::thread::sleep(Duration::from_micros(200));
         }
     }
@@ -119,14 +123,26 @@ impl LogicalUnit for Fake {
             0x2A if len > command.data_out.len() => Outcome::Overrun,
             0x28 if len == command.data_in.len() => Outcome::Io(Op::read(offset, command.data_in)),
             0x28 => {
-                let (image, io, reactor) = (self.gate.clone(), command.data_in, command.reactor.clone());
+                let (image, io, reactor) =
+                    (self.gate.clone(), command.data_in, command.reactor.clone());
                 Outcome::task(async move {
                     image.pass(&reactor).await;
                     let data = image.data.lock().unwrap();
                     Completion::good(io.write_at(0, &data[offset as usize..][..len]))
                 })
             }
-            0x2A => Outcome::Io(Op::write(offset, command.data_out, false)),
+            0x2A if len == command.data_out.len() => {
+                Outcome::Io(Op::write(offset, command.data_out, false))
+            }
+            0x2A => {
+                let (image, out, reactor) =
+                    (self.gate.clone(), command.data_out, command.reactor.clone());
+                Outcome::task(async move {
+                    image.pass(&reactor).await;
+                    let mut data = image.data.lock().unwrap();
+                    Completion::good(out.read_at(0, &mut data[offset as usize..][..len]))
+                })
+            }
             0x35 => {
                 let (image, reactor) = (self.gate.clone(), command.reactor.clone());
                 Outcome::task(async move {

@@ -102,7 +102,12 @@ impl Reply {
     /// Asserts GOOD.
     #[track_caller]
     pub fn good(&self) -> &Reply {
-        assert_eq!((self.response(), self.status()), (0, 0), "sense {:x?}", self.sense());
+        assert_eq!(
+            (self.response(), self.status()),
+            (0, 0),
+            "sense {:x?}",
+            self.sense()
+        );
         self
     }
 }
@@ -265,18 +270,42 @@ impl Guest {
         for bytes in pieces {
             let addr = self.allocate(bytes.len(), 1);
             self.memory.write(addr, bytes).unwrap();
-            readable.push(Buffer { addr, len: bytes.len() as u32 });
+            readable.push(Buffer {
+                addr,
+                len: bytes.len() as u32,
+            });
         }
         let mut writable = Vec::new();
         for &len in answer {
             let addr = self.allocate(len, 1);
             // So that what is not written shows.
             self.memory.write(addr, &vec![0xEE; len]).unwrap();
-            writable.push(Buffer { addr, len: len as u32 });
+            writable.push(Buffer {
+                addr,
+                len: len as u32,
+            });
         }
         let head = if readable.len() + writable.len() > 4 {
-            let table = self.allocate(16 * (readable.len() + writable.len()), 16);
-            self.driver(queue).queue.add_indirect(table, &readable, &writable)
+            let all = readable
+                .iter()
+                .map(|b| (b, 0u16))
+                .chain(writable.iter().map(|b| (b, 2)));
+            let count = readable.len() + writable.len();
+            let mut bytes = Vec::new();
+            for (index, (buffer, write)) in all.enumerate() {
+                let next = if index + 1 < count { 1 } else { 0 };
+                bytes.extend(buffer.addr.to_le_bytes());
+                bytes.extend(buffer.len.to_le_bytes());
+                bytes.extend((write | next).to_le_bytes());
+                bytes.extend((index as u16 + 1).to_le_bytes());
+            }
+            let addr = self.allocate(bytes.len(), 16);
+            self.memory.write(addr, &bytes).unwrap();
+            let table = Buffer {
+                addr,
+                len: bytes.len() as u32,
+            };
+            self.driver(queue).queue.add_indirect(&[], table)
         } else {
             self.driver(queue).queue.add(&readable, &writable)
         };
@@ -312,7 +341,11 @@ impl Guest {
             if !driver.queue.enable_interrupts() && signalled(&driver.call, DEADLINE) {
                 take(&driver.call);
             }
-            assert!(start.elapsed() < DEADLINE, "no answer on queue {}", ticket.queue);
+            assert!(
+                start.elapsed() < DEADLINE,
+                "no answer on queue {}",
+                ticket.queue
+            );
         }
     }
 
@@ -322,7 +355,10 @@ impl Guest {
         while let Some(used) = driver.queue.reap().unwrap() {
             driver.used.push(used);
         }
-        let at = driver.used.iter().position(|used| used.head == ticket.head)?;
+        let at = driver
+            .used
+            .iter()
+            .position(|used| used.head == ticket.head)?;
         let used = driver.used.remove(at);
         let mut bytes = Vec::new();
         for buffer in &ticket.answer {
@@ -346,17 +382,33 @@ impl Guest {
     /// How many interrupts have come since the last look.
     pub fn interrupts(&mut self, queue: usize) -> u64 {
         let call = &self.driver(queue).call;
-        if signalled(call, Duration::ZERO) { take(call) } else { 0 }
+        if signalled(call, Duration::ZERO) {
+            take(call)
+        } else {
+            0
+        }
     }
 
     /// Whether the error descriptor has been signalled, and how often.
     pub fn errors(&mut self, queue: usize) -> u64 {
         let err = &self.driver(queue).err;
-        if signalled(err, DEADLINE) { take(err) } else { 0 }
+        if signalled(err, DEADLINE) {
+            take(err)
+        } else {
+            0
+        }
     }
 
     /// A SCSI command on its way.
-    pub fn send(&mut self, queue: usize, lun: [u8; 8], tag: u64, cdb: &[u8], out: &[u8], room: usize) -> Ticket {
+    pub fn send(
+        &mut self,
+        queue: usize,
+        lun: [u8; 8],
+        tag: u64,
+        cdb: &[u8],
+        out: &[u8],
+        room: usize,
+    ) -> Ticket {
         let header = header(lun, tag, cdb);
         let mut answer = vec![12 + 96];
         answer.extend((room > 0).then_some(room));

@@ -50,7 +50,12 @@ fn control_messages_that_cannot_be_read_or_answered_break_the_control_queue_only
         message.extend([0; 8]);
         message
     };
-    let broken: [(&[u8], usize); 4] = [(&message[..3], 1), (&message[..23], 1), (&message, 0), (&[1, 0, 0, 0], 5)];
+    let broken: [(&[u8], usize); 4] = [
+        (&message[..3], 1),
+        (&message[..23], 1),
+        (&message, 0),
+        (&[1, 0, 0, 0], 5),
+    ];
     for (bytes, room) in broken {
         let mut guest = Guest::running(&workers(1), 1);
         guest.controller.attach(0, 0, Fake::new(1)).unwrap();

@@ -57,7 +57,10 @@ fn stopping_drains_and_the_ring_restarts_where_it_was_or_anew_at_index_0() {
     assert!(!stopping.is_finished(), "stopped with a command in flight");
     fake.gate.release();
     assert_eq!(stopping.join().unwrap(), before + 1);
-    guest.reap(&ticket).expect("published before the stop").good();
+    guest
+        .reap(&ticket)
+        .expect("published before the stop")
+        .good();
 
     // A driver that starts afterwards knows nothing of the one before.
     guest.start(REQUEST);
@@ -117,19 +120,34 @@ fn only_some_queues_may_be_started_and_each_only_once() {
     let mut guest = Guest::new(&workers(2), 4);
     let absent = guest.prepare(REQUEST);
     guest.controller.disconnect();
-    assert!(matches!(guest.controller.start_queue(REQUEST, absent, true), Err(Error::NoMemory)));
+    assert!(matches!(
+        guest.controller.start_queue(REQUEST, absent, true),
+        Err(Error::NoMemory)
+    ));
     guest.connect();
     guest.start(REQUEST + 3);
     guest.controller.attach(0, 0, Fake::new(1)).unwrap();
     let ticket = guest.send(REQUEST + 3, lun(0, 0), 1, &inquiry(36), &[], 36);
     guest.wait(&ticket).good();
     let again = guest.setup(REQUEST + 3, 0);
-    assert!(matches!(guest.controller.start_queue(REQUEST + 3, again, true), Err(Error::Running(5))));
-    assert!(matches!(guest.controller.stop_queue(REQUEST), Err(Error::NotRunning(2))));
-    assert!(matches!(guest.controller.stop_queue(6), Err(Error::NoQueue { index: 6, count: 6 })));
+    assert!(matches!(
+        guest.controller.start_queue(REQUEST + 3, again, true),
+        Err(Error::Running(5))
+    ));
+    assert!(matches!(
+        guest.controller.stop_queue(REQUEST),
+        Err(Error::NotRunning(2))
+    ));
+    assert!(matches!(
+        guest.controller.stop_queue(6),
+        Err(Error::NoQueue { index: 6, count: 6 })
+    ));
     let mut outside = guest.prepare(REQUEST);
     outside.desc = 16;
-    assert!(matches!(guest.controller.start_queue(REQUEST, outside, true), Err(Error::Ring { index: 2, .. })));
+    assert!(matches!(
+        guest.controller.start_queue(REQUEST, outside, true),
+        Err(Error::Ring { index: 2, .. })
+    ));
     guest.start(REQUEST);
 }
 
@@ -151,7 +169,10 @@ fn a_new_memory_map_waits_for_what_is_in_flight_and_the_rings_go_on_in_it() {
     guest.stays_open(&during);
     fake.gate.release();
     swapping.join().unwrap();
-    assert!(old.strong_count() > 0, "the driver's rings of this test still use the old map");
+    assert!(
+        old.strong_count() > 0,
+        "the driver's rings of this test still use the old map"
+    );
     for ticket in [before, during] {
         assert_eq!(guest.wait(&ticket).good().data(), [1; BLOCK]);
     }
@@ -181,7 +202,9 @@ fn a_reset_ends_commands_stops_rings_and_is_a_loss_of_this_nexus_only() {
         guest.attentions(lun(0, 0));
     }
     let [mine, theirs] = &mut guests;
-    mine.controller.write_config(20, &18u32.to_le_bytes()).unwrap();
+    mine.controller
+        .write_config(20, &18u32.to_le_bytes())
+        .unwrap();
     fake.gate.shut();
     let ticket = mine.send(REQUEST, lun(0, 0), 1, &read10(0, 1), &[], BLOCK);
     fake.gate.await_waiting(1);
@@ -194,7 +217,10 @@ fn a_reset_ends_commands_stops_rings_and_is_a_loss_of_this_nexus_only() {
     fake.gate.release();
     resetting.join().unwrap();
     assert!(mine.reap(&ticket).is_some());
-    assert!(matches!(mine.controller.stop_queue(REQUEST), Err(Error::NotRunning(_))));
+    assert!(matches!(
+        mine.controller.stop_queue(REQUEST),
+        Err(Error::NotRunning(_))
+    ));
     assert_eq!(*fake.losses.lock().unwrap(), [mine.controller.nexus()]);
 
     mine.connect();
@@ -216,9 +242,10 @@ fn after_a_disconnect_nothing_uses_guest_memory() {
 #[test]
 fn a_removed_unit_finishes_its_commands_first_and_then_is_gone() {
     let (fake, mut guest) = guest_with_disk(2, 2);
+    let buffers = guest.expect_events(2);
     guest.controller.attach(0, 1, Fake::new(2)).unwrap();
+    guest.wait(&buffers[0]);
     assert_eq!(fake.gate.handles(), 2, "one data handle per worker");
-    let buffers = guest.expect_events(1);
     guest.attentions(lun(0, 0));
     fake.gate.shut();
     let command = guest.send(REQUEST + 1, lun(0, 0), 1, &read10(0, 1), &[], BLOCK);
@@ -228,18 +255,27 @@ fn a_removed_unit_finishes_its_commands_first_and_then_is_gone() {
         let controller = guest.controller.clone();
         move || controller.detach(0, 0).unwrap()
     });
-    guest.stays_open(&buffers[0]);
+    guest.stays_open(&buffers[1]);
     let late = guest.command(lun(0, 0), &TEST_UNIT_READY, &[], 0);
     assert_eq!(late.asc(), Some((0x25, 0)), "takes no more commands");
     fake.gate.release();
     detaching.join().unwrap();
-    guest.reap(&command).expect("finished before the address was free").good();
+    guest
+        .reap(&command)
+        .expect("finished before the address was free")
+        .good();
     guest.reap(&task).unwrap().good();
-    assert_eq!(guest.wait(&buffers[0]).bytes[12], 2);
+    assert_eq!(guest.wait(&buffers[1]).bytes[12], 2);
     assert_eq!(fake.gate.handles(), 0);
     guest.controller.attach(0, 0, Fake::new(3)).unwrap();
     guest.attentions(lun(0, 0));
-    assert_eq!(guest.command(lun(0, 0), &read10(0, 1), &[], BLOCK).good().data(), [3; BLOCK]);
+    assert_eq!(
+        guest
+            .command(lun(0, 0), &read10(0, 1), &[], BLOCK)
+            .good()
+            .data(),
+        [3; BLOCK]
+    );
 }
 
 #[test]
@@ -248,13 +284,32 @@ fn addresses_are_checked() {
     let fake = Fake::new(1);
     guest.controller.attach(0, 0, fake.clone()).unwrap();
     let attach = |target, number, unit| guest.controller.attach(target, number, unit);
-    assert!(matches!(attach(0, 0, Fake::new(2)), Err(Error::Occupied { target: 0, lun: 0 })));
-    assert!(matches!(attach(0, 16384, Fake::new(2)), Err(Error::Lun(16384))));
-    assert!(matches!(attach(1, 1, fake), Err(Error::Attached { target: 0, lun: 0 })));
-    assert!(matches!(guest.controller.detach(0, 1), Err(Error::Absent { target: 0, lun: 1 })));
+    assert!(matches!(
+        attach(0, 0, Fake::new(2)),
+        Err(Error::Occupied { target: 0, lun: 0 })
+    ));
+    assert!(matches!(
+        attach(0, 16384, Fake::new(2)),
+        Err(Error::Lun(16384))
+    ));
+    assert!(matches!(
+        attach(1, 1, fake),
+        Err(Error::Attached { target: 0, lun: 0 })
+    ));
+    assert!(matches!(
+        guest.controller.detach(0, 1),
+        Err(Error::Absent { target: 0, lun: 1 })
+    ));
     let unopenable = Fake::new(2);
     unopenable.gate.fails_to_open.store(true, Ordering::SeqCst);
-    assert!(matches!(attach(0, 1, unopenable), Err(Error::Image { target: 0, lun: 1, .. })));
+    assert!(matches!(
+        attach(0, 1, unopenable),
+        Err(Error::Image {
+            target: 0,
+            lun: 1,
+            ..
+        })
+    ));
     attach(0, 1, Fake::new(3)).unwrap();
 }
 
@@ -269,13 +324,23 @@ fn units_are_shared_by_controllers_and_each_nexus_has_its_own_attentions() {
     let [a, b] = &mut guests;
     assert_ne!(a.controller.nexus(), b.controller.nexus());
     assert_eq!(a.attentions(lun(0, 0)), [(0x29, 0)]);
-    a.command(lun(0, 0), &write10(0, 1), &[0xAB; BLOCK], 0).good();
+    a.command(lun(0, 0), &write10(0, 1), &[0xAB; BLOCK], 0)
+        .good();
     assert_eq!(b.attentions(lun(0, 0)), [(0x29, 0)]);
-    assert_eq!(b.command(lun(0, 0), &read10(0, 1), &[], BLOCK).good().data(), [0xAB; BLOCK]);
+    assert_eq!(
+        b.command(lun(0, 0), &read10(0, 1), &[], BLOCK)
+            .good()
+            .data(),
+        [0xAB; BLOCK]
+    );
     let gone = Arc::downgrade(&a.controller);
     guests.into_iter().for_each(drop);
     assert_eq!(gone.strong_count(), 0);
-    assert_eq!(fake.gate.handles(), 0, "dropped controllers let go of their units");
+    assert_eq!(
+        fake.gate.handles(),
+        0,
+        "dropped controllers let go of their units"
+    );
 }
 
 #[test]
@@ -283,8 +348,14 @@ fn stopped_workers_are_an_error_and_not_a_hang() {
     let workers = workers(2);
     let mut guest = Guest::running(&workers, 2);
     workers.stop();
-    assert!(matches!(guest.controller.stop_queue(REQUEST), Err(Error::Stopped)));
-    assert!(matches!(guest.controller.attach(0, 0, Fake::new(1)), Err(Error::Stopped)));
+    assert!(matches!(
+        guest.controller.stop_queue(REQUEST),
+        Err(Error::Stopped)
+    ));
+    assert!(matches!(
+        guest.controller.attach(0, 0, Fake::new(1)),
+        Err(Error::Stopped)
+    ));
     guest.controller.reset();
     let setup = guest.prepare(REQUEST);
     drop(setup);

@@ -27,12 +27,19 @@ fn both_forms_of_a_lun_reach_the_unit_and_each_unit_holds_its_own_data() {
     let mut guest = Guest::running(&workers(2), 2);
     let places = [(0, 0), (0, 255), (0, 256), (7, 1), (255, 16383)];
     for (name, (target, number)) in places.into_iter().enumerate() {
-        guest.controller.attach(target, number, Fake::new(name as u8)).unwrap();
+        guest
+            .controller
+            .attach(target, number, Fake::new(name as u8))
+            .unwrap();
     }
     for (name, (target, number)) in places.into_iter().enumerate() {
         let [hi, lo] = number.to_be_bytes();
         let peripheral = [1, target, hi, lo, 0, 0, 0, 0];
-        let forms = if number < 256 { vec![lun(target, number), peripheral] } else { vec![lun(target, number)] };
+        let forms = if number < 256 {
+            vec![lun(target, number), peripheral]
+        } else {
+            vec![lun(target, number)]
+        };
         for form in forms {
             guest.attentions(form);
             let read = guest.command(form, &read10(0, 1), &[], BLOCK);
@@ -44,12 +51,25 @@ fn both_forms_of_a_lun_reach_the_unit_and_each_unit_holds_its_own_data() {
 #[test]
 fn an_unknown_target_is_a_bad_target_and_an_unknown_lun_is_scsi() {
     let (_fake, mut guest) = one_disk();
-    for field in [lun(1, 0), [0; 8], [1, 0, 0, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 0, 0, 0], [1, 9, 0xC1, 1, 0, 0, 0, 0]] {
+    for field in [
+        lun(1, 0),
+        [0; 8],
+        [1, 0, 0, 0, 0, 0, 0, 1],
+        [2, 0, 0, 0, 0, 0, 0, 0],
+        [1, 9, 0xC1, 1, 0, 0, 0, 0],
+    ] {
         let reply = guest.command(field, &TEST_UNIT_READY, &[], 0);
-        assert_eq!((reply.response(), reply.sense().len()), (3, 0), "{field:x?}");
+        assert_eq!(
+            (reply.response(), reply.sense().len()),
+            (3, 0),
+            "{field:x?}"
+        );
     }
     let absent = guest.command(lun(0, 9), &TEST_UNIT_READY, &[], 0);
-    assert_eq!((absent.response(), absent.status(), absent.asc()), (0, 2, Some((0x25, 0))));
+    assert_eq!(
+        (absent.response(), absent.status(), absent.asc()),
+        (0, 2, Some((0x25, 0)))
+    );
     let inquiry = guest.command(lun(0, 9), &inquiry(36), &[], 36);
     assert_eq!(inquiry.good().data()[0], 0x7F);
     let luns = guest.command(lun(0, 9), &report_luns(64), &[], 64);
@@ -64,7 +84,10 @@ fn the_report_luns_unit_answers_on_the_device_and_behind_a_target() {
     assert_eq!(behind_target.good().data()[..4], 16u32.to_be_bytes());
     assert_eq!(behind_target.data()[16..18], [0x41, 0x2C]);
     let device = [0xC1, 1, 0, 0, 0, 0, 0, 0];
-    assert_eq!(guest.command(device, &inquiry(36), &[], 36).good().data()[0] & 0x1F, 0x1E);
+    assert_eq!(
+        guest.command(device, &inquiry(36), &[], 36).good().data()[0] & 0x1F,
+        0x1E
+    );
     guest.command(device, &TEST_UNIT_READY, &[], 0).good();
 }
 
@@ -72,12 +95,21 @@ fn the_report_luns_unit_answers_on_the_device_and_behind_a_target() {
 fn the_residual_is_what_was_not_moved() {
     let (_fake, mut guest) = one_disk();
     let read = guest.command(lun(0, 0), &read10(0, 1), &[], 2 * BLOCK);
-    assert_eq!((read.good().residual(), read.written), (BLOCK, 12 + 96 + BLOCK));
+    assert_eq!(
+        (read.good().residual(), read.written),
+        (BLOCK, 12 + 96 + BLOCK)
+    );
     let inquiry = guest.command(lun(0, 0), &inquiry(10), &[], 64);
-    assert_eq!((inquiry.good().residual(), inquiry.written), (54, 12 + 96 + 10));
+    assert_eq!(
+        (inquiry.good().residual(), inquiry.written),
+        (54, 12 + 96 + 10)
+    );
     assert_eq!(inquiry.data()[10..], [0xEE; 54]);
     let written = guest.command(lun(0, 0), &write10(0, 1), &[7; 2 * BLOCK], 0);
-    assert_eq!((written.good().residual(), written.written), (BLOCK, 12 + 96));
+    assert_eq!(
+        (written.good().residual(), written.written),
+        (BLOCK, 12 + 96)
+    );
 }
 
 #[test]
@@ -115,20 +147,32 @@ fn sense_has_its_length_and_the_rest_of_its_field_is_zero() {
 fn the_sizes_that_the_driver_chooses_hold_for_every_request_after() {
     let (_fake, mut guest) = one_disk();
     for (sense_size, cdb_size) in [(0u32, 16u32), (4, 6), (252, 255), (65535, 32)] {
-        guest.controller.write_config(20, &sense_size.to_le_bytes()).unwrap();
-        guest.controller.write_config(24, &cdb_size.to_le_bytes()).unwrap();
+        guest
+            .controller
+            .write_config(20, &sense_size.to_le_bytes())
+            .unwrap();
+        guest
+            .controller
+            .write_config(24, &cdb_size.to_le_bytes())
+            .unwrap();
         let (sense, cdb) = (sense_size as usize, cdb_size as usize);
         let mut request = header(lun(0, 9), 1, &TEST_UNIT_READY)[..19].to_vec();
         request.resize(19 + cdb, 0);
         let ticket = guest.submit(REQUEST, &[&request], &[12 + sense]);
         let reply = guest.wait(&ticket);
-        assert_eq!((reply.response(), reply.status(), reply.written), (0, 2, 12 + sense));
+        assert_eq!(
+            (reply.response(), reply.status(), reply.written),
+            (0, 2, 12 + sense)
+        );
         assert_eq!(reply.sense().len(), sense.min(18));
         let mut request = header(lun(0, 0), 1, &read10(0, 1))[..19 + cdb.min(10)].to_vec();
         request.resize(19 + cdb, 0);
         let ticket = guest.submit(REQUEST, &[&request], &[12 + sense, BLOCK]);
         if cdb >= 10 {
-            assert_eq!(guest.wait(&ticket).good().bytes[12 + sense..], [0x11; BLOCK]);
+            assert_eq!(
+                guest.wait(&ticket).good().bytes[12 + sense..],
+                [0x11; BLOCK]
+            );
         } else {
             // The transfer length was cut off: 0 blocks.
             assert_eq!(guest.wait(&ticket).good().residual(), BLOCK);
@@ -176,7 +220,9 @@ fn a_batch_is_published_with_one_interrupt() {
     guest.interrupts(REQUEST);
     guest.controller.enable_queue(REQUEST, false).unwrap();
     let request = header(lun(0, 0), 0, &TEST_UNIT_READY);
-    let tickets: Vec<_> = (0..32).map(|_| guest.submit(REQUEST, &[&request], &[108])).collect();
+    let tickets: Vec<_> = (0..32)
+        .map(|_| guest.submit(REQUEST, &[&request], &[108]))
+        .collect();
     guest.stays_open(&tickets[0]);
     guest.controller.enable_queue(REQUEST, true).unwrap();
     for ticket in &tickets {
@@ -190,7 +236,10 @@ fn every_queue_on_every_worker_reaches_every_unit() {
     let workers = workers(2);
     let mut guest = Guest::running(&workers, 4);
     for target in 0..4 {
-        guest.controller.attach(target, 0, Fake::new(target)).unwrap();
+        guest
+            .controller
+            .attach(target, 0, Fake::new(target))
+            .unwrap();
         guest.attentions(lun(target, 0));
     }
     let mut tickets = Vec::new();

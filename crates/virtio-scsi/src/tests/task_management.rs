@@ -49,7 +49,9 @@ fn abort_task_ends_that_task_and_is_answered_after_it() {
     guest.stays_open(&abort);
     fake.gate.release();
     assert_eq!(guest.wait(&abort).bytes, [COMPLETE]);
-    let ended = guest.reap(&victim).expect("in the used ring before the answer");
+    let ended = guest
+        .reap(&victim)
+        .expect("in the used ring before the answer");
     assert_eq!((ended.response(), ended.residual()), (ABORTED, BLOCK));
     assert_eq!(guest.wait(&other).good().data(), [1; BLOCK]);
 }
@@ -99,7 +101,10 @@ fn abort_task_set_spares_other_units_and_other_nexuses() {
     mine.attentions(lun(0, 0));
     fake.gate.shut();
     other.gate.shut();
-    let victims = [read(mine, REQUEST, lun(0, 0), 1), read(mine, REQUEST + 1, lun(0, 0), 2)];
+    let victims = [
+        read(mine, REQUEST, lun(0, 0), 1),
+        read(mine, REQUEST + 1, lun(0, 0), 2),
+    ];
     let spared = read(mine, REQUEST, lun(0, 1), 3);
     let foreign = read(theirs, REQUEST, lun(0, 0), 1);
     fake.gate.await_waiting(3);
@@ -128,14 +133,23 @@ fn clear_task_set_ends_everybodys_tasks_and_tells_the_others() {
     }
     let [mine, theirs] = &mut guests;
     fake.gate.shut();
-    let (own, foreign) = (read(mine, REQUEST, lun(0, 0), 1), read(theirs, REQUEST, lun(0, 0), 1));
+    let (own, foreign) = (
+        read(mine, REQUEST, lun(0, 0), 1),
+        read(theirs, REQUEST, lun(0, 0), 1),
+    );
     fake.gate.await_waiting(2);
     let clear = mine.ask(CLEAR_TASK_SET, lun(0, 0), 0);
     mine.stays_open(&clear);
     fake.gate.release();
     assert_eq!(mine.wait(&clear).bytes, [COMPLETE]);
     assert_eq!(mine.reap(&own).unwrap().response(), ABORTED);
-    assert_eq!(theirs.reap(&foreign).expect("ended before the answer").response(), ABORTED);
+    assert_eq!(
+        theirs
+            .reap(&foreign)
+            .expect("ended before the answer")
+            .response(),
+        ABORTED
+    );
     assert_eq!(theirs.attentions(lun(0, 0)), [(0x2F, 0)]);
     assert_eq!(mine.attentions(lun(0, 0)), []);
 }
@@ -181,7 +195,10 @@ fn nexus_reset_is_for_one_nexus_and_all_units_of_the_target() {
     }
     let [mine, theirs] = &mut guests;
     a.gate.shut();
-    let (own, foreign) = (read(mine, REQUEST, lun(4, 0), 1), read(theirs, REQUEST, lun(4, 0), 1));
+    let (own, foreign) = (
+        read(mine, REQUEST, lun(4, 0), 1),
+        read(theirs, REQUEST, lun(4, 0), 1),
+    );
     a.gate.await_waiting(2);
     // Bytes 2 and 3 of the LUN do not matter, whatever they are.
     let reset = mine.ask(NEXUS_RESET, [1, 4, 0xFF, 0xFF, 0, 0, 0, 0], 0);
@@ -221,14 +238,21 @@ fn functions_for_what_is_not_there_are_answered() {
     assert_eq!(guest.manage(UNIT_RESET, lun(1, 0), 0), BAD_TARGET);
     assert_eq!(guest.manage(UNIT_RESET, [0; 8], 0), BAD_TARGET);
     assert_eq!(guest.manage(UNIT_RESET, lun(0, 1), 0), INCORRECT_LUN);
-    assert_eq!(guest.manage(UNIT_RESET, [0xC1, 1, 0, 0, 0, 0, 0, 0], 0), COMPLETE);
+    assert_eq!(
+        guest.manage(UNIT_RESET, [0xC1, 1, 0, 0, 0, 0, 0, 0], 0),
+        COMPLETE
+    );
 }
 
 #[test]
 fn no_asynchronous_notification_is_supported() {
     let (_fake, mut guest) = disk(1);
     for kind in [1u32, 2] {
-        for (at, response) in [(lun(0, 0), 0), (lun(0, 1), INCORRECT_LUN), (lun(1, 0), BAD_TARGET)] {
+        for (at, response) in [
+            (lun(0, 0), 0),
+            (lun(0, 1), INCORRECT_LUN),
+            (lun(1, 0), BAD_TARGET),
+        ] {
             let mut message = kind.to_le_bytes().to_vec();
             message.extend(at);
             message.extend(0x7Eu32.to_le_bytes());
@@ -260,7 +284,13 @@ fn many_functions_at_once_while_commands_come_and_go_are_all_answered() {
         for queue in REQUEST..REQUEST + 4 {
             commands.push(read(&mut guest, queue, lun(0, 0), round));
         }
-        let function = [ABORT_TASK, ABORT_TASK_SET, UNIT_RESET, NEXUS_RESET, QUERY_TASK][round as usize % 5];
+        let function = [
+            ABORT_TASK,
+            ABORT_TASK_SET,
+            UNIT_RESET,
+            NEXUS_RESET,
+            QUERY_TASK,
+        ][round as usize % 5];
         functions.push(guest.ask(function, lun(0, 0), round));
         if round % 5 == 4 {
             fake.gate.release();
@@ -275,5 +305,11 @@ fn many_functions_at_once_while_commands_come_and_go_are_all_answered() {
         }
     }
     guest.attentions(lun(0, 0));
-    assert_eq!(guest.command(lun(0, 0), &read10(0, 1), &[], BLOCK).good().data(), [1; BLOCK]);
+    assert_eq!(
+        guest
+            .command(lun(0, 0), &read10(0, 1), &[], BLOCK)
+            .good()
+            .data(),
+        [1; BLOCK]
+    );
 }
