@@ -6,14 +6,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lunar_target::LogicalUnit;
-
 use crate::barrier::Barrier;
 use crate::ring::Ring;
-use crate::slot::Parts;
+use crate::slot::{Parts, TooShort};
 use crate::tmf::{Fate, Function, Tasks};
 use crate::wire::{Address, CONTROL_MAX, ControlRequest, Response, TaskManagement};
-use crate::worker::{Message, Port};
+use crate::worker::{LocalUnit, Message, Port};
 use crate::workers::Peers;
 
 /// Bytes of the answer to AN_QUERY and AN_SUBSCRIBE: `event_actual`, then the response. No asynchronous notification is
@@ -66,10 +64,10 @@ impl Control {
                 slot: number,
             };
             match start(parts, &asker) {
-                Some(Some(response)) => self.answer(ring, number, response),
-                Some(None) => {}
-                None => {
-                    ring.abandon(&"a control message is too short");
+                Ok(Some(response)) => self.answer(ring, number, response),
+                Ok(None) => {}
+                Err(error) => {
+                    ring.abandon(&error);
                     self.free.push(number);
                     return served;
                 }
@@ -92,35 +90,36 @@ impl Control {
     }
 }
 
-/// Starts a message: its response, or none yet. `None` if it is too short to be read or answered.
-fn start(parts: &mut Parts, asker: &Asker<'_>) -> Option<Option<Response>> {
+/// Starts a message: its response, or none yet.
+fn start(parts: &mut Parts, asker: &Asker<'_>) -> Result<Option<Response>, TooShort> {
     let (readable, writable) = parts.len();
     parts.split_request(readable.min(CONTROL_MAX))?;
     let mut bytes = [0; CONTROL_MAX];
     let len = parts.request().read_at(0, &mut bytes);
-    match ControlRequest::parse(bytes.get(..len)?)? {
+    let request = bytes.get(..len).and_then(ControlRequest::parse);
+    match request.ok_or(TooShort)? {
         ControlRequest::TaskManagement { function, lun, tag } => {
             parts.split_response(1)?;
-            Some(match function {
+            Ok(match function {
                 Some(function) => asker.manage(function, lun, tag),
                 None => Some(Response::FunctionRejected),
             })
         }
         ControlRequest::Notifications { lun } => {
             parts.split_response(NOTIFICATIONS_RESPONSE)?;
-            Some(Some(asker.find(lun).err().unwrap_or(Response::Ok)))
+            Ok(Some(asker.find(lun).err().unwrap_or(Response::Ok)))
         }
         ControlRequest::Unknown => {
             // Whatever it is, its response comes last, as in every message there is.
             parts.split_response(writable.clamp(1, NOTIFICATIONS_RESPONSE))?;
-            Some(Some(Response::Failure))
+            Ok(Some(Response::Failure))
         }
     }
 }
 
 impl Asker<'_> {
     /// What a `lun` field names: a logical unit, or a well-known one, which never has a command in flight.
-    fn find(&self, lun: [u8; 8]) -> Result<Option<(u8, u16, &Arc<dyn LogicalUnit>)>, Response> {
+    fn find(&self, lun: [u8; 8]) -> Result<Option<&LocalUnit>, Response> {
         match Address::decode(lun) {
             None => Err(Response::BadTarget),
             Some(Address::ReportLuns { target }) => {
@@ -130,7 +129,7 @@ impl Asker<'_> {
                 Ok(None)
             }
             Some(Address::Unit { target, lun }) => match self.port.units.get(target, lun) {
-                Some(unit) => Ok(Some((target, lun, &unit.unit))),
+                Some(unit) => Ok(Some(unit)),
                 None if self.port.units.has_target(target) => Err(Response::IncorrectLun),
                 None => Err(Response::BadTarget),
             },
@@ -142,11 +141,12 @@ impl Asker<'_> {
         if function == TaskManagement::NexusReset {
             return self.nexus_reset(lun);
         }
-        let (target, lun, unit) = match self.find(lun) {
+        let unit = match self.find(lun) {
             Err(response) => return Some(response),
             Ok(None) => return Some(Response::Ok),
             Ok(Some(found)) => found,
         };
+        let (target, lun, unit) = (unit.target, unit.lun, &unit.unit);
         let one = Tasks::One { target, lun, tag };
         let set = Tasks::OfUnit { target, lun };
         let everybody = Tasks::Everybody { unit: unit.clone() };

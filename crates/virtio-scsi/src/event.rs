@@ -23,8 +23,8 @@ impl Events {
         if !ring.is_open() || !ring.pop(self.parts.chain_mut()) {
             return false;
         }
-        if self.parts.split_response(EVENT).is_none() {
-            ring.abandon(&"an event buffer is smaller than an event");
+        if let Err(error) = self.parts.split_response(EVENT) {
+            ring.abandon(&error);
             return false;
         }
         let response = self.parts.response();

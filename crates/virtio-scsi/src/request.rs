@@ -13,7 +13,7 @@ use lunar_target::{
 use crate::barrier::Barrier;
 use crate::config::Sizes;
 use crate::ring::Ring;
-use crate::slot::Parts;
+use crate::slot::{Parts, TooShort};
 use crate::wire::{
     Address, REQUEST_MAX, RESPONSE_FIXED, RequestHeader, Response, ResponseHeader, SENSE_MAX,
 };
@@ -74,9 +74,6 @@ enum End {
     Transport(Response),
 }
 
-/// The chain is shorter than its headers.
-struct TooShort;
-
 impl Requests {
     /// Takes up to `limit` commands from the ring and starts them; returns how many there were.
     #[inline]
@@ -105,8 +102,8 @@ impl Requests {
                     slot.finish(ring, end);
                     self.free.push(number);
                 }
-                Err(TooShort) => {
-                    ring.abandon(&"a request is too short for its headers");
+                Err(error) => {
+                    ring.abandon(&error);
                     self.free.push(number);
                     return served;
                 }
@@ -157,10 +154,9 @@ impl Slot {
         token: Token,
     ) -> Result<Option<End>, TooShort> {
         self.sizes = port.sizes;
+        self.parts.split_request(RequestHeader::size(self.sizes))?;
         self.parts
-            .split_request(RequestHeader::size(self.sizes))
-            .and_then(|()| self.parts.split_response(ResponseHeader::size(self.sizes)))
-            .ok_or(TooShort)?;
+            .split_response(ResponseHeader::size(self.sizes))?;
         // The one time the header is read. A shorter CDB field leaves zeroes, a longer one is cut off.
         let mut header = [0; REQUEST_MAX];
         self.parts.request().read_at(0, &mut header);

@@ -4,8 +4,20 @@
     reason = "the one place of this crate where lists of guest memory are made from a chain"
 )]
 
+use std::fmt;
+
 use lunar_sgl::Sgl;
 use lunar_virtqueue::Chain;
+
+/// A chain is shorter than what has to be in it (VS-039). Its ring is broken by it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TooShort;
+
+impl fmt::Display for TooShort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a chain is too short for the headers of its message")
+    }
+}
 
 /// A chain taken apart into the parts of a message. Made once per slot and reused, so that its lists keep their
 /// capacity.
@@ -54,21 +66,23 @@ impl Parts {
         (self.chain.readable.len(), self.chain.writable.len())
     }
 
-    /// Takes what the driver wrote apart: a request of `at` bytes, and then data. `None` if there is less. The boundary
-    /// may fall anywhere in the chain (VS-038).
+    /// Takes what the driver wrote apart: a request of `at` bytes, and then data. The boundary may fall anywhere in
+    /// the chain (VS-038).
     #[inline]
-    pub fn split_request(&mut self, at: usize) -> Option<()> {
+    pub fn split_request(&mut self, at: usize) -> Result<(), TooShort> {
         // SAFETY: see the type; a chain is split once in each direction, so no earlier view is left.
-        (self.request, self.data_out) = unsafe { self.chain.readable.split_at(at) }?;
-        Some(())
+        let parts = unsafe { self.chain.readable.split_at(at) };
+        (self.request, self.data_out) = parts.ok_or(TooShort)?;
+        Ok(())
     }
 
-    /// Takes what the driver wants written apart: a response of `at` bytes, and then data. `None` if there is less.
+    /// Takes what the driver wants written apart: a response of `at` bytes, and then data.
     #[inline]
-    pub fn split_response(&mut self, at: usize) -> Option<()> {
+    pub fn split_response(&mut self, at: usize) -> Result<(), TooShort> {
         // SAFETY: as in `split_request`.
-        (self.response, self.data_in) = unsafe { self.chain.writable.split_at(at) }?;
-        Some(())
+        let parts = unsafe { self.chain.writable.split_at(at) };
+        (self.response, self.data_in) = parts.ok_or(TooShort)?;
+        Ok(())
     }
 
     /// The request header. Reads it from guest memory: once, please.

@@ -242,6 +242,8 @@ fn after_a_disconnect_nothing_uses_guest_memory() {
 #[test]
 fn a_removed_unit_finishes_its_commands_first_and_then_is_gone() {
     let (fake, mut guest) = guest_with_disk(2, 2);
+    let missed = guest.expect_events(1);
+    guest.wait(&missed[0]);
     let buffers = guest.expect_events(2);
     guest.controller.attach(0, 1, Fake::new(2)).unwrap();
     guest.wait(&buffers[0]);
