@@ -210,7 +210,7 @@ impl Limits {
                 "use a larger image",
             ));
         }
-        let unmap = image.can_discard && !image.read_only && unmap_granularity != 0;
+        let unmap = image.can_discard && unmap_granularity != 0;
         Ok(Limits {
             block_shift,
             physical_exponent: u8::try_from(physical.trailing_zeros() - block_shift).unwrap_or(0),
@@ -227,5 +227,132 @@ impl Limits {
     /// Bytes in a logical block.
     pub(super) fn block_size(&self) -> u32 {
         1 << self.block_shift
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(size: u64) -> lunar_block::Info {
+        lunar_block::Info {
+            size,
+            read_only: false,
+            request_align: 1,
+            discard_granularity: 65536,
+            can_discard: true,
+            discard_zeroes: true,
+            flushes: true,
+            name: "disk.img".into(),
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_qemu() {
+        let limits = Limits::check(&DiskConfig::default(), &image(1 << 30)).unwrap();
+        assert_eq!(limits.block_size(), 512);
+        assert_eq!(limits.physical_exponent, 0);
+        assert_eq!((limits.min_io, limits.opt_io), (0, 0));
+        assert_eq!(limits.max_io, (1 << 22) - 1);
+        assert_eq!(limits.max_unmap, 1 << 21);
+        assert_eq!(limits.unmap_granularity, 128, "the image's own");
+        assert!(limits.unmap && limits.unmapped_reads_zero);
+    }
+
+    #[test]
+    fn unmapping_needs_the_image_and_the_property() {
+        let check = |granularity, can_discard| {
+            let config = DiskConfig {
+                discard_granularity: granularity,
+                ..DiskConfig::default()
+            };
+            let image = lunar_block::Info {
+                can_discard,
+                ..image(1 << 30)
+            };
+            Limits::check(&config, &image).unwrap().unmap
+        };
+        assert!(check(None, true));
+        assert!(!check(Some(0), true));
+        assert!(!check(Some(512), false));
+    }
+
+    #[test]
+    fn a_property_that_cannot_be_is_named_with_its_value_and_a_remedy() {
+        let default = DiskConfig::default;
+        for (config, message) in [
+            (
+                DiskConfig {
+                    logical_block_size: 520,
+                    ..default()
+                },
+                "logical_block_size=520 is not a block size that guests can use; use 512 or 4096",
+            ),
+            (
+                DiskConfig {
+                    physical_block_size: Some(1000),
+                    ..default()
+                },
+                "physical_block_size=1000 is not a power of two from 512 to 2097152; use 512 or 4096",
+            ),
+            (
+                DiskConfig {
+                    logical_block_size: 4096,
+                    physical_block_size: Some(512),
+                    ..default()
+                },
+                "physical_block_size=512 is smaller than logical_block_size=4096; make it at least as large, or leave it out",
+            ),
+            (
+                DiskConfig {
+                    min_io_size: 700,
+                    ..default()
+                },
+                "min_io_size=700 is not a multiple of logical_block_size=512; round it to a multiple",
+            ),
+            (
+                DiskConfig {
+                    min_io_size: 65536 * 512,
+                    ..default()
+                },
+                "min_io_size=33554432 is more than 65535 logical blocks; choose a smaller size",
+            ),
+            (
+                DiskConfig {
+                    discard_granularity: Some(100),
+                    ..default()
+                },
+                "discard_granularity=100 is not a multiple of logical_block_size=512; round it to a multiple",
+            ),
+            (
+                DiskConfig {
+                    max_io_size: 511,
+                    ..default()
+                },
+                "max_io_size=511 is less than logical_block_size=512; choose a larger size",
+            ),
+            (
+                DiskConfig {
+                    rotation_rate: 2,
+                    ..default()
+                },
+                "rotation_rate=2 is reserved; use 1 for an SSD, 0 for no statement, or 1025 to 65534 rotations per minute",
+            ),
+            (
+                DiskConfig {
+                    scsi_version: 9,
+                    ..default()
+                },
+                "scsi_version=9 names no supported version of SPC; use 3 (SPC) to 7 (SPC-5)",
+            ),
+        ] {
+            let error = Limits::check(&config, &image(1 << 30)).unwrap_err();
+            assert_eq!(error.to_string(), message);
+        }
+        let error = Limits::check(&default(), &image(511)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "drive=disk.img has 511 bytes, less than logical_block_size=512; use a larger image"
+        );
     }
 }

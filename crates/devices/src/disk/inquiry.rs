@@ -11,6 +11,9 @@ use super::{Unit, unmap};
 
 const PERIPHERAL: Peripheral = Peripheral::connected(DeviceType::Disk);
 
+/// VERSION of INQUIRY for SPC-4.
+const SPC_4: u8 = 6;
+
 /// The pages besides 00h.
 pub(super) const PAGES: &[u8] = &[
     code::UNIT_SERIAL_NUMBER,
@@ -29,7 +32,12 @@ impl Unit {
             vendor: &self.identity.vendor,
             product: &self.identity.product,
             revision: &self.identity.revision,
-            standards: &[version::SAM_5, version::SPC_4, version::SBC_3],
+            // What VERSION says, and nothing that contradicts it.
+            standards: if self.config.scsi_version >= SPC_4 {
+                &[version::SAM_5, version::SPC_4, version::SBC_3]
+            } else {
+                &[version::SBC_3]
+            },
         };
         data.extend(inquiry.to_bytes());
     }

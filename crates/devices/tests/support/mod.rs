@@ -271,13 +271,13 @@ impl Bench {
 
     /// Runs a command whose buffers are large enough.
     #[track_caller]
-    pub fn from(
-        &self,
+    pub fn from<'a>(
+        &'a self,
         nexus: NexusId,
         cdb: &[u8],
         out: &[u8],
         room: usize,
-    ) -> impl Future<Output = Answer> {
+    ) -> impl Future<Output = Answer> + use<'a> {
         let (cdb, out) = (cdb.to_vec(), out.to_vec());
         async move {
             self.try_from(nexus, &cdb, &out, room)

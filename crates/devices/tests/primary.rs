@@ -1,0 +1,406 @@
+//! INQUIRY, mode pages, unit attentions, START STOP UNIT, and what answers where there is no disk.
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the lengths of these tests are small"
+)]
+
+mod support;
+
+use lunar_block::OpKind;
+use lunar_devices::DiskConfig;
+use lunar_target::{LogicalUnit, UnitAttention, Who};
+use support::*;
+
+const SIZE: usize = 64 << 10;
+const INVALID_FIELD: (u8, u8, u8) = (0x5, 0x24, 0x00);
+const INVALID_PARAMETER: (u8, u8, u8) = (0x5, 0x26, 0x00);
+const TEST_UNIT_READY: [u8; 6] = [0; 6];
+
+fn inquiry(page: Option<u8>, room: u16) -> [u8; 6] {
+    let [a, b] = room.to_be_bytes();
+    [0x12, page.is_some().into(), page.unwrap_or(0), a, b, 0]
+}
+
+fn config() -> DiskConfig {
+    DiskConfig {
+        identity: "drive0".into(),
+        serial: Some("S1".into()),
+        wwn: Some(0x5000_C500_15EA_71AA),
+        port_index: Some(2),
+        min_io_size: 4096,
+        opt_io_size: 65536,
+        rotation_rate: 1,
+        ..DiskConfig::default()
+    }
+}
+
+#[test]
+fn standard_inquiry_data_names_the_disk() {
+    let config = DiskConfig {
+        vendor: Some("ACME".into()),
+        product: Some("ROCKET".into()),
+        ver: Some("1.2".into()),
+        removable: true,
+        ..config()
+    };
+    on_disk(SIZE, config, |disk| async move {
+        let data = disk.ask(&inquiry(None, 96), 96).await.good();
+        assert_eq!(data[..8], [0x00, 0x80, 0x05, 0x12, 91, 0, 0, 0x02]);
+        assert_eq!(&data[8..36], b"ACME    ROCKET          1.2 ");
+        assert_eq!(data.len(), 96);
+    });
+}
+
+#[test]
+fn inquiry_is_cut_at_every_allocation_length_and_never_refused() {
+    on_disk(SIZE, config(), |disk| async move {
+        let listed = disk.ask(&inquiry(Some(0), 255), 255).await.good();
+        assert_eq!(
+            listed,
+            [0, 0, 0, 6, 0x00, 0x80, 0x83, 0xB0, 0xB1, 0xB2],
+            "ascending"
+        );
+        for page in [None]
+            .into_iter()
+            .chain(listed[4..].iter().map(|&p| Some(p)))
+        {
+            let whole = disk.ask(&inquiry(page, 4096), 4096).await.good();
+            if let Some(code) = page {
+                assert_eq!(whole[1], code);
+                let len = u16::from_be_bytes([whole[2], whole[3]]);
+                assert_eq!(usize::from(len) + 4, whole.len());
+            }
+            for room in 0..whole.len() + 2 {
+                let data = disk.ask(&inquiry(page, room as u16), 4096).await.good();
+                assert_eq!(data, whole[..room.min(whole.len())], "{page:x?} {room}");
+            }
+        }
+        for cdb in [
+            [0x12, 1, 0xB6, 0, 96, 0],
+            [0x12, 0, 0x80, 0, 96, 0],
+            [0x12, 2, 0, 0, 96, 0],
+            [0x12, 0, 0, 0, 96, 4],
+        ] {
+            assert_eq!(disk.ask(&cdb, 96).await.code(), INVALID_FIELD, "{cdb:x?}");
+        }
+    });
+}
+
+#[test]
+fn the_vital_product_data_is_what_was_configured() {
+    on_disk(SIZE, config(), |disk| async move {
+        let page = |page| disk.from(A, &inquiry(Some(page), 255), &[], 255);
+        assert_eq!(page(0x80).await.good(), b"\x00\x80\x00\x02S1");
+        let designators = [
+            &[0x00, 0x83, 0, 26][..],
+            &[0x02, 0x00, 0, 2],
+            b"S1",
+            &[
+                0x01, 0x03, 0, 8, 0x50, 0x00, 0xC5, 0x00, 0x15, 0xEA, 0x71, 0xAA,
+            ],
+            &[0x01, 0x14, 0, 4, 0, 0, 0, 2],
+        ];
+        assert_eq!(page(0x83).await.good(), designators.concat());
+        let limits = page(0xB0).await.good();
+        assert_eq!(limits[..4], [0x00, 0xB0, 0, 0x3C]);
+        assert_eq!(limits[4], 1, "WSNZ");
+        assert_eq!(limits[6..8], [0, 8], "min_io_size");
+        assert_eq!(limits[8..12], [0x00, 0x3F, 0xFF, 0xFF], "max_io_size");
+        assert_eq!(limits[12..16], [0, 0, 0, 128], "opt_io_size");
+        assert_eq!(limits[20..24], [0x00, 0x20, 0x00, 0x00], "max_unmap_size");
+        assert_eq!(limits[24..28], [0, 0, 0, 255], "descriptors");
+        assert_eq!(limits[28..32], [0, 0, 0, 8], "discard granularity");
+        let characteristics = page(0xB1).await.good();
+        assert_eq!(characteristics[..6], [0x00, 0xB1, 0, 0x3C, 0, 1]);
+        let provisioning = page(0xB2).await.good();
+        assert_eq!(provisioning, [0x00, 0xB2, 0, 4, 0, 0xE4, 0x02, 0]);
+    });
+}
+
+#[test]
+fn without_a_serial_or_wwn_the_disk_is_still_identifiable() {
+    let config = DiskConfig {
+        identity: "drive0".into(),
+        ..DiskConfig::default()
+    };
+    on_disk(SIZE, config, |disk| async move {
+        let serial = disk.ask(&inquiry(Some(0x80), 255), 255).await.good();
+        assert_eq!(&serial[4..], b"384b6d33f4869108");
+        let designators = disk.ask(&inquiry(Some(0x83), 255), 255).await.good();
+        assert!(designators.ends_with(&0x384B_6D33_F486_9108_u64.to_be_bytes()));
+        assert!(designators.windows(6).any(|w| w == b"drive0"));
+    });
+}
+
+#[test]
+fn a_unit_attention_is_heard_once_by_everyone_it_concerns() {
+    on_disk(SIZE, config(), |disk| async move {
+        let state = disk.disk.state();
+        state.raise(Who::All, UnitAttention::CapacityChanged);
+        state.raise(Who::Only(B), UnitAttention::ReportedLunsChanged);
+
+        // INQUIRY passes it by.
+        disk.ask(&inquiry(None, 36), 36).await.good();
+        // So does a bad INQUIRY; an opcode that does not exist does not.
+        assert_eq!(
+            disk.ask(&[0x12, 0xFF, 0, 0, 36, 0], 36).await.code(),
+            INVALID_FIELD
+        );
+        assert_eq!(disk.ask(&[0xFF], 0).await.code(), (0x6, 0x2A, 0x09));
+        assert_eq!(disk.ask(&[0xFF], 0).await.code(), (0x5, 0x20, 0x00));
+        disk.ask(&TEST_UNIT_READY, 0).await.good();
+
+        // REQUEST SENSE returns it as data and clears it, in the format that is asked for.
+        let sense = disk
+            .from(B, &[0x03, 1, 0, 0, 255, 0], &[], 255)
+            .await
+            .good();
+        assert_eq!(sense[..4], [0x72, 0x06, 0x2A, 0x09]);
+        // REPORT LUNS answers 3F/0E.
+        let luns = [0xA0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+        disk.from(B, &luns, &[], 256).await.good();
+        let sense = disk
+            .from(B, &[0x03, 0, 0, 0, 255, 0], &[], 255)
+            .await
+            .good();
+        assert_eq!((sense[0], sense[2], sense[12], sense[13]), (0x70, 0, 0, 0));
+        disk.from(B, &TEST_UNIT_READY, &[], 0).await.good();
+    });
+}
+
+#[test]
+fn report_luns_lists_lun_0_and_the_others_ascending() {
+    on_disk(SIZE, config(), |disk| async move {
+        let ask = |select, room: u8| {
+            let cdb = [0xA0, 0, select, 0, 0, 0, 0, 0, 0, room, 0, 0];
+            disk.from(A, &cdb, &[], 255)
+        };
+        let units = [
+            [0; 8],
+            [0, 5, 0, 0, 0, 0, 0, 0],
+            [0x41, 0x2C, 0, 0, 0, 0, 0, 0],
+        ]
+        .concat();
+        let well_known = [0xC1, 1, 0, 0, 0, 0, 0, 0];
+        let list = |luns: &[u8]| [&[0, 0, 0, luns.len() as u8, 0, 0, 0, 0], luns].concat();
+        assert_eq!(ask(0, 255).await.good(), list(&units));
+        assert_eq!(ask(1, 255).await.good(), list(&well_known));
+        assert_eq!(
+            ask(2, 255).await.good(),
+            list(&[&units[..], &well_known].concat())
+        );
+        assert_eq!(
+            ask(0, 16).await.good(),
+            list(&units)[..16],
+            "with the full length"
+        );
+        assert_eq!(ask(0, 15).await.code(), INVALID_FIELD);
+        assert_eq!(ask(3, 255).await.code(), INVALID_FIELD);
+    });
+}
+
+#[test]
+fn supported_operation_codes_are_those_that_the_disk_runs() {
+    on_disk(SIZE, config(), |disk| async move {
+        let all = [0xA3, 0x0C, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0];
+        let data = disk.ask(&all, 4096).await.good();
+        assert_eq!(
+            data.len(),
+            4 + u32::from_be_bytes([data[0], data[1], data[2], data[3]]) as usize
+        );
+        let listed: Vec<_> = data[4..]
+            .chunks(8)
+            .map(|d| (d[0], d[3], d[5] & 1 != 0))
+            .collect();
+        assert!(listed.contains(&(0x28, 0, false)) && listed.contains(&(0x9E, 0x10, true)));
+        for opcode in 0..=255u8 {
+            let actions: Vec<_> = listed.iter().filter(|l| l.0 == opcode).collect();
+            let mut cdb = [0; 16];
+            cdb[0] = opcode;
+            cdb[1] = actions.first().map_or(0, |l| l.1);
+            let outcome = disk.try_from(A, &cdb, &[], 0).await;
+            let unknown = outcome
+                .is_some_and(|a| a.completion.sense.is_some_and(|s| s.additional.asc == 0x20));
+            assert_eq!(unknown, actions.is_empty(), "{opcode:#x}");
+        }
+    });
+}
+
+/// A MODE SELECT(6) of the caching page.
+fn caching(wce: bool) -> Vec<u8> {
+    let mut list = vec![0; 24];
+    list[4..7].copy_from_slice(&[0x08, 0x12, u8::from(wce) << 2]);
+    list
+}
+
+/// A MODE SELECT(6) of the control page.
+fn control(d_sense: bool, swp: bool) -> Vec<u8> {
+    let (d_sense, swp) = (u8::from(d_sense) << 2, u8::from(swp) << 3);
+    [&[0; 4][..], &[0x0A, 0x0A, d_sense, 0x10, swp], &[0; 7]].concat()
+}
+
+async fn select(disk: &Bench, list: &[u8]) -> Answer {
+    disk.tell(&[0x15, 0x10, 0, 0, list.len() as u8, 0], list)
+        .await
+}
+
+#[test]
+fn mode_sense_shows_header_block_descriptor_and_pages() {
+    on_disk(SIZE, config(), |disk| async move {
+        let data = disk.ask(&[0x1A, 0, 0x3F, 0, 255, 0], 255).await.good();
+        assert_eq!(data[..12], [55, 0, 0x10, 8, 0, 0, 0, 128, 0, 0, 2, 0]);
+        assert_eq!(data[12..14], [0x01, 0x0A]);
+        assert_eq!(data[24..27], [0x08, 0x12, 0x04]);
+        assert_eq!(data[44..48], [0x0A, 0x0A, 0x00, 0x10]);
+        assert_eq!(data.len(), 56);
+        let changeable = disk.ask(&[0x1A, 0x08, 0x4A, 0, 255, 0], 255).await.good();
+        assert_eq!(changeable[4..9], [0x0A, 0x0A, 0x04, 0x00, 0x08]);
+        assert_eq!(
+            disk.ask(&[0x1A, 0, 0xC8, 0, 255, 0], 255).await.code(),
+            (0x5, 0x39, 0x00)
+        );
+        assert_eq!(
+            disk.ask(&[0x1A, 0, 0x1C, 0, 255, 0], 255).await.code(),
+            INVALID_FIELD
+        );
+        let ten = disk
+            .ask(&[0x5A, 0x08, 0x08, 0, 0, 0, 0, 0, 255, 0], 255)
+            .await
+            .good();
+        assert_eq!(ten[..11], [0, 26, 0, 0x10, 0, 0, 0, 0, 0x08, 0x12, 0x04]);
+    });
+}
+
+#[test]
+fn switching_the_write_cache_off_writes_it_back_and_tells_the_others() {
+    on_disk(SIZE, config(), |disk| async move {
+        let answer = select(&disk, &caching(false)).await;
+        assert_eq!(answer.completion.transferred, 24);
+        answer.good();
+        assert_eq!(disk.log(), [(OpKind::Flush, 0, 0)]);
+        let code = disk.from(B, &TEST_UNIT_READY, &[], 0).await.code();
+        assert_eq!(code, (0x6, 0x2A, 0x01));
+        disk.ask(&TEST_UNIT_READY, 0).await.good();
+
+        let write = [0x2A, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+        disk.tell(&write, &[1; 512]).await.good();
+        assert_eq!(disk.log(), [(OpKind::Write { fua: true }, 0, 512)]);
+
+        // The same again changes nothing, so nobody hears of it.
+        select(&disk, &caching(false)).await.good();
+        disk.from(B, &TEST_UNIT_READY, &[], 0).await.good();
+        assert_eq!(disk.log(), []);
+
+        // It outlives a reset: nobody reads it again then.
+        disk.disk.reset();
+        for nexus in [A, B] {
+            let code = disk.from(nexus, &TEST_UNIT_READY, &[], 0).await.code();
+            assert_eq!(code, (0x6, 0x29, 0x03));
+        }
+        let data = disk.ask(&[0x1A, 0x08, 0x08, 0, 255, 0], 255).await.good();
+        assert_eq!(data[6], 0);
+
+        select(&disk, &caching(true)).await.good();
+        disk.tell(&write, &[1; 512]).await.good();
+        assert_eq!(disk.log(), [(OpKind::Write { fua: false }, 0, 512)]);
+    });
+}
+
+#[test]
+fn the_control_page_write_protects_and_chooses_the_sense_format_until_reset() {
+    on_disk(SIZE, config(), |disk| async move {
+        select(&disk, &control(true, true)).await.good();
+        assert!(disk.disk.state().descriptor_sense());
+        let write = [0x2A, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+        assert_eq!(disk.tell(&write, &[1; 512]).await.code(), (0x7, 0x27, 0x00));
+        let header = disk.ask(&[0x1A, 0x08, 0x3F, 0, 4, 0], 4).await.good();
+        assert_eq!(header[2], 0x90);
+        disk.disk.reset();
+        assert_eq!(
+            disk.ask(&TEST_UNIT_READY, 0).await.code(),
+            (0x6, 0x29, 0x03)
+        );
+        assert!(!disk.disk.state().descriptor_sense());
+        disk.tell(&write, &[1; 512]).await.good();
+    });
+}
+
+#[test]
+fn a_mode_select_that_is_wrong_anywhere_changes_nothing() {
+    on_disk(SIZE, config(), |disk| async move {
+        let mut list = caching(false);
+        list.extend(&control(false, false)[4..]);
+        let last = list.len() - 1;
+        list[last] = 1;
+        assert_eq!(select(&disk, &list).await.code(), INVALID_PARAMETER);
+        let data = disk.ask(&[0x1A, 0x08, 0x08, 0, 255, 0], 255).await.good();
+        assert_eq!(data[6], 0x04, "WCE is still on");
+        disk.from(B, &TEST_UNIT_READY, &[], 0).await.good();
+        assert_eq!(disk.log(), []);
+    });
+}
+
+#[test]
+fn a_stopped_disk_needs_to_be_started() {
+    on_disk(SIZE, config(), |disk| async move {
+        disk.ask(&[0x1B, 0, 0, 0, 0, 0], 0).await.good();
+        assert_eq!(disk.log(), [(OpKind::Flush, 0, 0)]);
+        let stopped = (0x2, 0x04, 0x02);
+        for cdb in [
+            &TEST_UNIT_READY[..],
+            &[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+            &[0x2A, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+            &[0x2F, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+            &[0x35, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+            &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        ] {
+            assert_eq!(disk.ask(cdb, 512).await.code(), stopped, "{cdb:x?}");
+        }
+        disk.ask(&inquiry(None, 36), 36).await.good();
+        let sense = disk.ask(&[0x03, 0, 0, 0, 18, 0], 18).await.good();
+        assert_eq!((sense[2], sense[12], sense[13]), stopped);
+        disk.ask(&[0x1B, 0, 0, 0, 1, 0], 0).await.good();
+        disk.ask(&TEST_UNIT_READY, 0).await.good();
+        let eject = disk.ask(&[0x1B, 0, 0, 0, 2, 0], 0).await;
+        assert_eq!(eject.code(), INVALID_FIELD, "nothing to eject here");
+
+        disk.ask(&[0x1B, 0, 0, 0, 4, 0], 0).await.good();
+        assert_eq!(disk.log(), [], "NO_FLUSH");
+        disk.disk.nexus_loss(A);
+        assert_eq!(
+            disk.ask(&TEST_UNIT_READY, 0).await.code(),
+            (0x6, 0x29, 0x07)
+        );
+        disk.ask(&TEST_UNIT_READY, 0).await.good();
+    });
+}
+
+#[test]
+fn a_removable_medium_can_be_ejected_unless_somebody_prevents_it() {
+    let config = DiskConfig {
+        removable: true,
+        ..config()
+    };
+    on_disk(SIZE, config, |disk| async move {
+        let (eject, load) = ([0x1B, 0, 0, 0, 2, 0], [0x1B, 0, 0, 0, 3, 0]);
+        disk.from(B, &[0x1E, 0, 0, 0, 1, 0], &[], 0).await.good();
+        assert_eq!(disk.ask(&eject, 0).await.code(), (0x5, 0x53, 0x02));
+        disk.ask(&TEST_UNIT_READY, 0).await.good();
+        disk.from(B, &[0x1E, 0, 0, 0, 0, 0], &[], 0).await.good();
+        disk.ask(&eject, 0).await.good();
+        assert_eq!(
+            disk.ask(&TEST_UNIT_READY, 0).await.code(),
+            (0x2, 0x3A, 0x02)
+        );
+        assert_eq!(
+            disk.ask(&[0x1B, 0, 0, 0, 1, 0], 0).await.code(),
+            (0x2, 0x3A, 0x02)
+        );
+        disk.ask(&load, 0).await.good();
+        for nexus in [A, B] {
+            let code = disk.from(nexus, &TEST_UNIT_READY, &[], 0).await.code();
+            assert_eq!(code, (0x6, 0x28, 0x00));
+        }
+        disk.ask(&TEST_UNIT_READY, 0).await.good();
+    });
+}
