@@ -148,3 +148,98 @@ impl Cdb<'_> {
         self.block_flags() >> 1 & 3
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cdb(bytes: &[u8]) -> [u8; MAX_LEN] {
+        let mut cdb = [0; MAX_LEN];
+        cdb[..bytes.len()].copy_from_slice(bytes);
+        cdb
+    }
+
+    #[test]
+    fn each_length_has_its_own_places_for_lba_and_transfer_length() {
+        let read_6 = cdb(&[0x08, 0x01, 0x02, 0x03, 0x04, 0]);
+        let read_10 = cdb(&[0x28, 0, 1, 2, 3, 4, 0, 5, 6, 0]);
+        let read_12 = cdb(&[0xa8, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0]);
+        let read_16 = cdb(&[0x88, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 0]);
+        let mut read_32 = cdb(&[0x7f, 0, 0, 0, 0, 0, 0, 0x18, 0, 9]);
+        read_32[12..20].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        read_32[28..].copy_from_slice(&[9, 10, 11, 12]);
+        for (cdb, lba, length) in [
+            (read_6, 0x0001_0203, 4),
+            (read_10, 0x0102_0304, 0x0506),
+            (read_12, 0x0102_0304, 0x0506_0708),
+            (read_16, 0x0102_0304_0506_0708, 0x090a_0b0c),
+            (read_32, 0x0102_0304_0506_0708, 0x090a_0b0c),
+        ] {
+            assert_eq!(
+                (Cdb(&cdb).lba(), Cdb(&cdb).transfer_length()),
+                (lba, length),
+                "{cdb:02x?}"
+            );
+        }
+        assert_eq!(Cdb(&read_32).service_action(), 9);
+    }
+
+    #[test]
+    fn zero_means_256_in_a_6_byte_cdb_and_nothing_in_the_others() {
+        assert_eq!(Cdb(&cdb(&[0x0a])).transfer_length(), 256);
+        assert_eq!(Cdb(&cdb(&[0x2a])).transfer_length(), 0);
+    }
+
+    #[test]
+    fn a_6_byte_cdb_has_no_flags_where_its_lba_is() {
+        let read = cdb(&[0x08, 0x1f, 0xff, 0xff, 1, 0]);
+        let view = Cdb(&read);
+        assert_eq!((view.fua(), view.dpo(), view.protect()), (false, false, 0));
+        assert_eq!(view.lba(), 0x001f_ffff);
+    }
+
+    #[test]
+    fn flags_are_found_in_byte_1_or_in_byte_10_of_a_32_byte_cdb() {
+        let mut long = cdb(&[0x7f]);
+        long[10] = 0b1011_1110;
+        for flags in [cdb(&[0x2f, 0b1011_1110]), long] {
+            let view = Cdb(&flags);
+            assert_eq!(
+                (view.protect(), view.dpo(), view.fua(), view.bytchk()),
+                (5, true, true, 3)
+            );
+        }
+    }
+
+    #[test]
+    fn lengths_of_parameter_data_are_where_each_command_has_them() {
+        let inquiry = cdb(&[0x12, 0, 0, 0x01, 0x02, 0]);
+        let mode_sense_10 = cdb(&[0x5a, 0, 0, 0, 0, 0, 0, 0x01, 0x02, 0]);
+        let read_capacity_16 = cdb(&[0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x01, 0x02]);
+        let report_luns = cdb(&[0xa0, 0, 0, 0, 0, 0, 0, 0, 0x01, 0x02]);
+        for cdb in [inquiry, mode_sense_10, read_capacity_16, report_luns] {
+            assert_eq!(Cdb(&cdb).allocation_length(), 0x0102);
+        }
+        assert_eq!(Cdb(&cdb(&[0x1a, 0, 0, 0, 9])).allocation_length(), 9);
+        assert_eq!(Cdb(&cdb(&[0x15, 0, 0, 0, 9])).parameter_list_length(), 9);
+        assert_eq!(
+            Cdb(&cdb(&[0x5f, 0, 0, 0, 0, 0, 0, 0, 24])).parameter_list_length(),
+            24
+        );
+        assert_eq!(
+            Cdb(&cdb(&[0x42, 0, 0, 0, 0, 0, 0, 0, 24])).parameter_list_length(),
+            24
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_field_of_any_bytes_can_be_read(cdb: [u8; MAX_LEN]) {
+            let view = Cdb(&cdb);
+            prop_assert!(view.protect() < 8 && view.bytchk() < 4);
+            prop_assert!(group_length(view.opcode()) != Some(6) || view.lba() < 1 << 21);
+        }
+    }
+}
