@@ -50,16 +50,8 @@ impl Descriptor {
     /// The descriptor that a table's bytes hold.
     pub fn from_bytes(bytes: [u8; DESCRIPTOR]) -> Descriptor {
         let word = u128::from_le_bytes(bytes);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "each field is the bits of its width at its place"
-        )]
-        Descriptor {
-            addr: word as u64,
-            len: (word >> 64) as u32,
-            flags: (word >> 96) as u16,
-            next: (word >> 112) as u16,
-        }
+        #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
+        Descriptor::from_words(word as u64, (word >> 64) as u64)
     }
 
     /// Reads a descriptor once, so that what is judged is what is used.
@@ -68,9 +60,29 @@ impl Descriptor {
     /// `from` must point to 16 mapped bytes.
     #[inline]
     pub(crate) unsafe fn load(from: *const u8) -> Descriptor {
-        // SAFETY: mapped by the caller's promise; an array of bytes has no alignment. Volatile, so that the compiler
-        // cannot fetch a field a second time from memory that the guest may have changed.
-        Descriptor::from_bytes(unsafe { ptr::read_volatile(from.cast()) })
+        /// A word at any address.
+        #[repr(C, packed)]
+        struct Word(u64);
+        // Volatile, so that the compiler cannot fetch a field a second time from memory that the guest has changed since.
+        // SAFETY: mapped by the caller's promise, and `Word` has no alignment.
+        let low = unsafe { ptr::read_volatile(from.cast::<Word>()) }.0;
+        // SAFETY: as above.
+        let high = unsafe { ptr::read_volatile(from.wrapping_add(8).cast::<Word>()) }.0;
+        Descriptor::from_words(low, high)
+    }
+
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "each field is the bits of its width at its place"
+    )]
+    fn from_words(low: u64, high: u64) -> Descriptor {
+        Descriptor {
+            addr: low,
+            len: high as u32,
+            flags: (high >> 32) as u16,
+            next: (high >> 48) as u16,
+        }
     }
 }
 
