@@ -2,8 +2,11 @@
 //! that come out, what is written into the rings, and the decisions to interrupt must be the same.
 #![allow(
     clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
     missing_docs,
-    reason = "test values are small; a test program has no API"
+    reason = "test values are small, and a failed expectation is the verdict"
 )]
 
 mod common;

@@ -1,8 +1,11 @@
 //! The guest memory map.
 #![allow(
     clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
     missing_docs,
-    reason = "test values are small; a test program has no API"
+    reason = "test values are small, and a failed expectation is the verdict"
 )]
 
 use std::io::{Read, Seek, SeekFrom};

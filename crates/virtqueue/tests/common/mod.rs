@@ -1,6 +1,9 @@
 //! A guest's memory with a ring in it.
 #![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
     dead_code,
+    missing_docs,
     unsafe_code,
     reason = "each test program uses a part; lists of a chain's segments are made by unsafe calls"
 )]
