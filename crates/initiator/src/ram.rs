@@ -41,8 +41,9 @@ impl Ram {
 
     /// Adds a region right behind the last one.
     fn append(&mut self, size: u64) -> Result<Region, Error> {
-        let last = self.regions.last();
-        let gpa = last.map_or(START, |(r, _)| r.gpa + r.size);
+        // Behind what was unplugged, too: on this side it is still there.
+        let last = self.memory.regions().last();
+        let gpa = last.map_or(START, |r| r.gpa() + r.size());
         let (region, fd) = virtqueue::Region::allocate(gpa, size)?;
         let described = Region {
             gpa,
