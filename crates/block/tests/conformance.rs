@@ -1,7 +1,11 @@
 //! One suite for every kind of image, every cache mode and two kinds of file system; and the proof that it notices.
 #![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    reason = "test patterns are cut to bytes"
+    reason = "a test fails by panicking, and its patterns are cut to bytes"
 )]
 
 mod support;

@@ -302,7 +302,7 @@ pub fn conforms(
 ) -> Result<Vec<u8>, String> {
     let before = image.stats();
     let size = image.info().size;
-    if size % SECTOR != 0 || size < 1 << 20 {
+    if !size.is_multiple_of(SECTOR) || size < 1 << 20 {
         return Err(format!("a size of {size} does not suit the suite"));
     }
     let [one, two] = reactors;
