@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: a real Linux guest on our disks, with a shell or for one command.
 
 use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use clap::Args;
 
 use crate::guest_image::GuestImage;
 use crate::process::{quote, step};
-use crate::qemu::{Accel, Firmware, Machine, kvm_works};
+use crate::qemu::{Accel, Firmware, Job, Machine, kvm_works};
 use crate::scratch::Scratch;
-use crate::storage::{Daemon, Disks, Server, build_lunar, by_lunar, by_qemu, create};
-use crate::{apt, target_directory};
+use crate::storage::{Disks, Server, build_lunar, create};
+use crate::{apt, boot_disk, target_directory};
 
 #[derive(Args)]
 pub struct Options {
@@ -56,7 +57,8 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<ExitCode> {
     apt::ensure_installed(apt::HOST_PACKAGES)?;
-    let cache = target_directory()?.join("guest");
+    let target = target_directory()?;
+    let cache = target.join("guest");
     let image = GuestImage::prepare(&cache)?;
     let accel = match options.accel {
         Some(accel) => accel,
@@ -75,45 +77,43 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     for specification in &options.disk {
         disks.add(specification, &scratch)?;
     }
-    let (storage, daemon) = match options.storage {
-        Server::Qemu => (by_qemu(&disks, options.queues), None),
-        Server::Lunar => {
-            let lunar = step("Building lunar", || build_lunar(&target_directory()?))?;
-            let socket = scratch.join("lunar.sock");
-            let mut arguments = vec!["--socket-path".to_owned(), socket.display().to_string()];
-            arguments.extend(["--queues".to_owned(), options.queues.to_string()]);
-            arguments.extend_from_slice(disks.options());
-            arguments.extend_from_slice(&options.serve_arg);
-            let daemon = Daemon::start(&lunar, &scratch, &arguments, &[&socket])?;
-            (by_lunar(&socket, 0, options.queues), Some(daemon))
-        }
+    let lunar = match options.storage {
+        Server::Lunar => step("Building lunar", || build_lunar(&target))?,
+        Server::Qemu => PathBuf::new(),
     };
-    let machine = Machine {
+    let job = match script(&options.command)? {
+        Some(script) => Job::new(&script, Duration::from_secs(options.timeout)),
+        None => Job::shell(TOUR)?,
+    };
+    let mut machine = Machine {
         accel,
         cpus: options.smp,
         memory: options.mem.clone(),
         firmware: options.firmware,
         extra: options.qemu_arg.clone(),
-        ..Machine::new(&image, storage)
+        ..Machine::new(&image, Vec::new())
     };
-    let status = if let Some(script) = script(&options.command)? {
-        step("Booting the guest", || Ok(()))?;
-        let outcome = machine
-            .start(&script, Duration::from_secs(options.timeout))?
-            .pass_on()?;
-        u8::try_from(outcome.status).unwrap_or(u8::MAX)
-    } else {
-        step("Booting the guest; `exit` powers it off", || Ok(()))?;
-        machine.interact(TOUR)?;
-        0
-    };
-    if let Some(daemon) = daemon {
-        let log = daemon.log();
-        if !log.is_empty() {
-            eprint!("{log}");
-        }
-        daemon.stop()?;
+    if options.firmware != Firmware::None {
+        apt::ensure_installed(boot_disk::HOST_PACKAGES)?;
+        let path = scratch.join("boot.raw");
+        machine.create_boot_disk(&path, &job)?;
+        disks.boot_disk(&path);
     }
+    let storage = options.storage.start(&lunar, &scratch, &disks, options.queues, &options.serve_arg)?;
+    machine.storage.clone_from(&storage.attach);
+    let status = if job.is_interactive() {
+        eprintln!("==> Booting the guest; `exit` powers it off");
+        machine.interact(&job)?;
+        0
+    } else {
+        eprintln!("==> Booting the guest");
+        let outcome = machine.start(&job)?.pass_on()?;
+        u8::try_from(outcome.status).unwrap_or(u8::MAX)
+    };
+    if let Some(daemon) = &storage.daemon {
+        eprint!("{}", daemon.log());
+    }
+    storage.stop()?;
     if options.keep {
         eprintln!("==> The disks are kept in {}", scratch.keep().display());
     }

@@ -18,6 +18,7 @@ use crate::{apt, kernel};
 const PACKAGES: &str = include_str!("../../guest/packages");
 const MODULES: &str = include_str!("../../guest/modules");
 const INIT: &str = include_str!("../../guest/init");
+const FUNCTIONS: &str = include_str!("../../guest/functions.sh");
 /// Raise it when the code below makes something else out of the same input.
 const RECIPE: u32 = 2;
 
@@ -40,7 +41,7 @@ impl GuestImage {
             initramfs: directory.join("initramfs.cpio"),
         };
         let stamp = directory.join("stamp");
-        let wanted = fingerprint(&[PACKAGES, MODULES, INIT]);
+        let wanted = fingerprint(&[PACKAGES, MODULES, INIT, FUNCTIONS]);
         if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
             return Ok(image);
         }
@@ -178,6 +179,7 @@ fn pack(tools: &Path, libraries: &Path, modules: &Modules) -> Result<Vec<u8>> {
     archive.device("dev/console", 5, 1)?;
     archive.device("dev/null", 1, 3)?;
     archive.file("init", 0o755, INIT.as_bytes())?;
+    archive.file("etc/functions.sh", 0o644, FUNCTIONS.as_bytes())?;
     archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/bash\n")?;
     archive.file("etc/group", 0o644, b"root:x:0:\n")?;
     archive.symlink("etc/mtab", "/proc/self/mounts")?;

@@ -15,6 +15,7 @@
 )]
 
 mod apt;
+mod boot_disk;
 mod cpio;
 mod demo;
 mod guest_image;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::boot_disk;
 use crate::cpio::Archive;
 use crate::guest_image::GuestImage;
 use crate::process::{line, spawn, tied};
@@ -78,15 +79,15 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Boots and runs a shell script; its results come back in files.
-    pub fn start(&self, script: &str, time_limit: Duration) -> Result<Running> {
+    /// Makes a disk from which the machine's firmware boots the guest, to run this job.
+    pub fn create_boot_disk(&self, path: &Path, job: &Job) -> Result<()> {
+        boot_disk::create(path, self.image, &self.kernel_arguments(), &job.archive()?)
+    }
+
+    /// Boots and runs a job; its results come back in files.
+    pub fn start(&self, job: &Job) -> Result<Running> {
         let scratch = Scratch::new()?;
-        let job = Job {
-            script,
-            interactive: None,
-            time_limit: Some(time_limit),
-        };
-        let mut command = self.command(&job, &scratch)?;
+        let mut command = self.command(job, &scratch)?;
         command
             .arg("-serial")
             .arg(format!("file:{}", scratch.join("console").display()))
@@ -108,7 +109,7 @@ impl<'a> Machine<'a> {
             .stderr(File::create(scratch.join("qemu"))?);
         let child = spawn(&mut command)?;
         // The guest's own limit comes first: it can tell what it was waiting for.
-        let deadline = Instant::now() + time_limit + Duration::from_secs(30);
+        let deadline = Instant::now() + job.time_limit + Duration::from_secs(30);
         Ok(Running {
             child,
             scratch,
@@ -119,22 +120,9 @@ impl<'a> Machine<'a> {
     }
 
     /// Boots and leaves the terminal to the guest, until its shell ends.
-    pub fn interact(&self, script: &str) -> Result<ExitStatus> {
+    pub fn interact(&self, job: &Job) -> Result<ExitStatus> {
         let scratch = Scratch::new()?;
-        let size = tied("stty")
-            .arg("size")
-            .stdin(Stdio::inherit())
-            .output()?
-            .stdout;
-        let size = String::from_utf8_lossy(&size).into_owned();
-        let mut command = self.command(
-            &Job {
-                script,
-                interactive: Some(size),
-                time_limit: None,
-            },
-            &scratch,
-        )?;
+        let mut command = self.command(job, &scratch)?;
         command
             .args([
                 "-chardev",
@@ -149,7 +137,7 @@ impl<'a> Machine<'a> {
         Ok(status)
     }
 
-    fn command(&self, job: &Job<'_>, scratch: &Scratch) -> Result<std::process::Command> {
+    fn command(&self, job: &Job, scratch: &Scratch) -> Result<std::process::Command> {
         let mut command = tied("qemu-system-x86_64");
         command
             .args([
@@ -203,26 +191,38 @@ impl<'a> Machine<'a> {
 }
 
 /// What the guest is to do; `guest/init` explains the files.
-struct Job<'a> {
-    script: &'a str,
+pub struct Job {
+    script: String,
     /// The terminal's size, if there is to be a shell.
     interactive: Option<String>,
-    time_limit: Option<Duration>,
+    time_limit: Duration,
 }
 
-impl Job<'_> {
+impl Job {
+    /// A script that reports through files.
+    pub fn new(script: &str, time_limit: Duration) -> Self {
+        Self { script: script.to_owned(), interactive: None, time_limit }
+    }
+
+    /// A script, and then a shell on our terminal.
+    pub fn shell(script: &str) -> Result<Self> {
+        let size = tied("stty").arg("size").stdin(Stdio::inherit()).output()?.stdout;
+        let size = String::from_utf8_lossy(&size).into_owned();
+        Ok(Self { script: script.to_owned(), interactive: Some(size), time_limit: Duration::MAX })
+    }
+
+    /// Whether it wants our terminal.
+    pub fn is_interactive(&self) -> bool {
+        self.interactive.is_some()
+    }
+
     fn archive(&self) -> Result<Vec<u8>> {
         let mut archive = Archive::default();
         archive.file("job/run", 0o755, self.script.as_bytes())?;
         if let Some(size) = &self.interactive {
             archive.file("job/interactive", 0o644, size.as_bytes())?;
-        }
-        if let Some(limit) = self.time_limit {
-            archive.file(
-                "job/limit",
-                0o644,
-                format!("{}\n", limit.as_secs()).as_bytes(),
-            )?;
+        } else {
+            archive.file("job/limit", 0o644, format!("{}\n", self.time_limit.as_secs()).as_bytes())?;
         }
         archive.finish()
     }
@@ -285,7 +285,7 @@ impl Running {
     }
 
     /// `kill -9`: the machine vanishes in the middle of whatever it does.
-    pub fn kill(mut self) -> Result<()> {
+    pub fn kill(&mut self) -> Result<()> {
         if !self.is_running()? {
             bail!(
                 "the guest ended before it could be killed{}",
@@ -389,7 +389,7 @@ pub fn kvm_works(image: &GuestImage, cache: &Path) -> Result<bool> {
         targets: Some(String::new()),
         ..Machine::new(image, Vec::new())
     };
-    let mut running = machine.start("true", Duration::from_secs(5))?;
+    let mut running = machine.start(&Job::new("true", Duration::from_secs(5)))?;
     running.deadline = Instant::now() + Duration::from_secs(6);
     let works = running.finish().is_ok();
     std::fs::write(

@@ -19,6 +19,43 @@ pub enum Server {
     Qemu,
 }
 
+impl Server {
+    /// Brings up a controller with these disks.
+    pub fn start(self, lunar: &Path, scratch: &Scratch, disks: &Disks, queues: u32, more: &[String]) -> Result<Storage> {
+        match self {
+            Self::Qemu => {
+                let mut attach = vec!["-device".to_owned(), format!("virtio-scsi-pci,id=scsi0,num_queues={queues}")];
+                attach.extend_from_slice(disks.options());
+                Ok(Storage { attach, daemon: None })
+            }
+            Self::Lunar => {
+                let socket = scratch.join("lunar.sock");
+                let mut arguments = vec!["--socket-path".to_owned(), socket.display().to_string()];
+                arguments.extend(["--queues".to_owned(), queues.to_string()]);
+                arguments.extend_from_slice(disks.options());
+                arguments.extend_from_slice(more);
+                let daemon = Daemon::start(lunar, scratch, &arguments, &[&socket])?;
+                Ok(Storage { attach: daemon.qemu_options()?, daemon: Some(daemon) })
+            }
+        }
+    }
+}
+
+/// A controller with its disks.
+pub struct Storage {
+    /// The options that attach it to a QEMU.
+    pub attach: Vec<String>,
+    /// The process behind it, unless that is QEMU.
+    pub daemon: Option<Daemon>,
+}
+
+impl Storage {
+    /// Ends the server, which must have had nothing to complain about.
+    pub fn stop(self) -> Result<()> {
+        self.daemon.map_or(Ok(()), Daemon::stop)
+    }
+}
+
 /// Disks and their addresses, in the words that QEMU and Lunar share.
 #[derive(Default)]
 pub struct Disks {
@@ -54,6 +91,13 @@ impl Disks {
             "{device},drive=drive{number},id=disk{number},scsi-id={number},lun=0"
         ));
         Ok(())
+    }
+
+    /// Adds the disk that the firmware is to boot from, out of the way of the others but within reach: OVMF
+    /// looks at targets 0 to 31 only.
+    pub fn boot_disk(&mut self, path: &Path) {
+        self.drive(&format!("file={},format=raw,if=none,id=boot", path_value(path)));
+        self.device("scsi-hd,drive=boot,id=bootdisk,scsi-id=30,lun=0,bootindex=1");
     }
 
     /// Adds a `-drive`.
@@ -108,16 +152,6 @@ fn image(path: &Path) -> Result<String> {
         Some("qcow2") => format!("file={},format=qcow2", path_value(&path)),
         _ => format!("file={},format=raw", path_value(&path)),
     })
-}
-
-/// The disks' controller on QEMU's command line when QEMU serves them itself.
-pub fn by_qemu(disks: &Disks, queues: u32) -> Vec<String> {
-    let mut options = vec![
-        "-device".to_owned(),
-        format!("virtio-scsi-pci,id=scsi0,num_queues={queues}"),
-    ];
-    options.extend_from_slice(disks.options());
-    options
 }
 
 /// Builds the `lunar` binary, and says where it is.
@@ -181,9 +215,15 @@ impl Daemon {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// What it has written to standard output: the QEMU options that attach its controllers.
-    pub fn said(&self) -> String {
-        std::fs::read_to_string(&self.said).unwrap_or_default()
+    /// The QEMU options that attach its controllers, as it prints them at start.
+    pub fn qemu_options(&self) -> Result<Vec<String>> {
+        let said = std::fs::read_to_string(&self.said)?;
+        Ok(said.split_whitespace().filter(|word| *word != "\\").map(str::to_owned).collect())
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends it as a service manager would: SIGTERM, and everything is to be flushed and closed soon.
@@ -206,13 +246,3 @@ impl Drop for Daemon {
     }
 }
 
-/// The options that attach a controller at `socket` to a QEMU with `memory`.
-pub fn by_lunar(socket: &Path, number: u32, queues: u32) -> Vec<String> {
-    [
-        "-chardev".to_owned(),
-        format!("socket,id=lunar{number},path={}", path_value(socket)),
-        "-device".to_owned(),
-        format!("vhost-user-scsi-pci,id=scsi{number},chardev=lunar{number},num_queues={queues}"),
-    ]
-    .into()
-}
