@@ -34,12 +34,15 @@ pub fn create(path: &Path, image: &GuestImage, kernel_arguments: &str, job: &[u8
     let configuration = scratch.join("grub.cfg");
     std::fs::write(
         &configuration,
-        format!("search.file /job.cpio root\nlinux /vmlinuz {kernel_arguments}\ninitrd /initramfs.cpio /job.cpio\nboot\n"),
+        format!(
+            "search.file /job.cpio root\nlinux /vmlinuz {kernel_arguments}\ninitrd /initramfs.cpio /job.cpio\nboot\n"
+        ),
     )?;
     let job_file = scratch.join("job.cpio");
     std::fs::write(&job_file, job)?;
 
-    let disk = File::create_new(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let disk =
+        File::create_new(path).with_context(|| format!("cannot create {}", path.display()))?;
     disk.set_len((PARTITION_START + PARTITION_SECTORS) * SECTOR)?;
     disk.write_all_at(&boot_record()?, 0)?;
     let core = scratch.join("core.img");
@@ -55,7 +58,9 @@ pub fn create(path: &Path, image: &GuestImage, kernel_arguments: &str, job: &[u8
 
     let partition = format!("{}@@{}", path.display(), PARTITION_START * SECTOR);
     let sectors = PARTITION_SECTORS.to_string();
-    read(tied("mformat").args(["-i", &partition, "-T", &sectors, "-h", "64", "-s", "32", "-H", "2048", "-F", "::"]))?;
+    read(tied("mformat").args([
+        "-i", &partition, "-T", &sectors, "-h", "64", "-s", "32", "-H", "2048", "-F", "::",
+    ]))?;
     read(tied("mmd").args(["-i", &partition, "::/EFI", "::/EFI/BOOT"]))?;
     for (from, to) in [
         (&efi, "::/EFI/BOOT/BOOTX64.EFI"),
@@ -86,7 +91,16 @@ fn grub(platform: &str, modules: &[&str], configuration: &Path, output: &Path) -
 fn boot_record() -> Result<Vec<u8>> {
     const TABLE: usize = 446;
     let mut record = std::fs::read("/usr/lib/grub/i386-pc/boot.img")?;
-    let mut partition = vec![0x80, 0xfe, 0xff, 0xff, EFI_SYSTEM_PARTITION, 0xfe, 0xff, 0xff];
+    let mut partition = vec![
+        0x80,
+        0xfe,
+        0xff,
+        0xff,
+        EFI_SYSTEM_PARTITION,
+        0xfe,
+        0xff,
+        0xff,
+    ];
     partition.extend(u32::try_from(PARTITION_START)?.to_le_bytes());
     partition.extend(u32::try_from(PARTITION_SECTORS)?.to_le_bytes());
     partition.resize(64, 0);

@@ -99,7 +99,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         machine.create_boot_disk(&path, &job)?;
         disks.boot_disk(&path);
     }
-    let storage = options.storage.start(&lunar, &scratch, &disks, options.queues, &options.serve_arg)?;
+    let storage =
+        options
+            .storage
+            .start(&lunar, &scratch, &disks, options.queues, &options.serve_arg)?;
     machine.storage.clone_from(&storage.attach);
     let status = if job.is_interactive() {
         eprintln!("==> Booting the guest; `exit` powers it off");

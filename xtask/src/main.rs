@@ -16,14 +16,17 @@
 
 mod apt;
 mod boot_disk;
+mod check;
 mod cpio;
 mod demo;
 mod guest_image;
+mod guest_tests;
 mod kernel;
 mod process;
 mod qemu;
 mod scratch;
 mod storage;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,6 +52,8 @@ struct Cli {
 enum Command {
     /// Boot a real Linux guest whose disks come from `lunar serve`; run a command in it, or a shell
     Demo(demo::Options),
+    /// Run everything that a change must pass: formatting, lints, documentation, licences, tests, guest tests
+    Test(test::Options),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +61,7 @@ fn main() -> ExitCode {
     process::set_verbose(cli.verbose);
     let result = match &cli.command {
         Command::Demo(options) => demo::run(options),
+        Command::Test(options) => test::run(options),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -63,6 +64,28 @@ pub fn try_read(command: &mut Command) -> Result<Output> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot run {}", line(command)))
+}
+
+/// What a command said and how it ended.
+pub struct Said {
+    pub text: String,
+    pub status: std::process::ExitStatus,
+}
+
+/// Runs a command, passes on its standard output and keeps a copy.
+pub fn tee(command: &mut Command) -> Result<Said> {
+    let mut child = spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    let mut text = String::new();
+    for line in BufReader::new(child.stdout.take().context("no pipe")?).lines() {
+        let line = line?;
+        println!("{line}");
+        text.push_str(&line);
+        text.push('\n');
+    }
+    Ok(Said {
+        text,
+        status: child.wait()?,
+    })
 }
 
 /// Starts a command that goes on beside us.

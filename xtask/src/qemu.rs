@@ -201,14 +201,26 @@ pub struct Job {
 impl Job {
     /// A script that reports through files.
     pub fn new(script: &str, time_limit: Duration) -> Self {
-        Self { script: script.to_owned(), interactive: None, time_limit }
+        Self {
+            script: script.to_owned(),
+            interactive: None,
+            time_limit,
+        }
     }
 
     /// A script, and then a shell on our terminal.
     pub fn shell(script: &str) -> Result<Self> {
-        let size = tied("stty").arg("size").stdin(Stdio::inherit()).output()?.stdout;
+        let size = tied("stty")
+            .arg("size")
+            .stdin(Stdio::inherit())
+            .output()?
+            .stdout;
         let size = String::from_utf8_lossy(&size).into_owned();
-        Ok(Self { script: script.to_owned(), interactive: Some(size), time_limit: Duration::MAX })
+        Ok(Self {
+            script: script.to_owned(),
+            interactive: Some(size),
+            time_limit: Duration::MAX,
+        })
     }
 
     /// Whether it wants our terminal.
@@ -222,7 +234,11 @@ impl Job {
         if let Some(size) = &self.interactive {
             archive.file("job/interactive", 0o644, size.as_bytes())?;
         } else {
-            archive.file("job/limit", 0o644, format!("{}\n", self.time_limit.as_secs()).as_bytes())?;
+            archive.file(
+                "job/limit",
+                0o644,
+                format!("{}\n", self.time_limit.as_secs()).as_bytes(),
+            )?;
         }
         archive.finish()
     }
@@ -272,7 +288,7 @@ impl Running {
 
     /// Waits until the job has said `words`.
     pub fn wait_for(&mut self, words: &str) -> Result<()> {
-        while !self.said("stdout").contains(words) {
+        while !self.has_said(words) {
             if !self.is_running()? {
                 bail!(
                     "the guest ended without saying \"{words}\"{}",
@@ -282,6 +298,11 @@ impl Running {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
+    }
+
+    /// Whether the job has said `words` by now.
+    pub fn has_said(&self, words: &str) -> bool {
+        self.said("stdout").contains(words)
     }
 
     /// `kill -9`: the machine vanishes in the middle of whatever it does.

@@ -1,6 +1,6 @@
 //! Temporary directories that go away even when we are killed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -34,11 +34,6 @@ impl Scratch {
                 .context("cannot start the janitor")?
         };
         Ok(Self { path, janitor })
-    }
-
-    /// The directory.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// A file in it.

@@ -21,12 +21,25 @@ pub enum Server {
 
 impl Server {
     /// Brings up a controller with these disks.
-    pub fn start(self, lunar: &Path, scratch: &Scratch, disks: &Disks, queues: u32, more: &[String]) -> Result<Storage> {
+    pub fn start(
+        self,
+        lunar: &Path,
+        scratch: &Scratch,
+        disks: &Disks,
+        queues: u32,
+        more: &[String],
+    ) -> Result<Storage> {
         match self {
             Self::Qemu => {
-                let mut attach = vec!["-device".to_owned(), format!("virtio-scsi-pci,id=scsi0,num_queues={queues}")];
+                let mut attach = vec![
+                    "-device".to_owned(),
+                    format!("virtio-scsi-pci,id=scsi0,num_queues={queues}"),
+                ];
                 attach.extend_from_slice(disks.options());
-                Ok(Storage { attach, daemon: None })
+                Ok(Storage {
+                    attach,
+                    daemon: None,
+                })
             }
             Self::Lunar => {
                 let socket = scratch.join("lunar.sock");
@@ -35,7 +48,10 @@ impl Server {
                 arguments.extend_from_slice(disks.options());
                 arguments.extend_from_slice(more);
                 let daemon = Daemon::start(lunar, scratch, &arguments, &[&socket])?;
-                Ok(Storage { attach: daemon.qemu_options()?, daemon: Some(daemon) })
+                Ok(Storage {
+                    attach: daemon.qemu_options()?,
+                    daemon: Some(daemon),
+                })
             }
         }
     }
@@ -93,10 +109,30 @@ impl Disks {
         Ok(())
     }
 
+    /// Adds an image at the next target.
+    pub fn image(&mut self, path: &Path, scratch: &Scratch) -> Result<()> {
+        self.add(&path.to_string_lossy(), scratch)
+    }
+
+    /// Adds a raw image at an address.
+    pub fn place(&mut self, path: &Path, target: u32, lun: u32) {
+        let id = format!("{target}-{lun}");
+        self.drive(&format!(
+            "file={},format=raw,if=none,id=drive{id}",
+            path_value(path)
+        ));
+        self.device(&format!(
+            "scsi-hd,drive=drive{id},id=disk{id},scsi-id={target},lun={lun}"
+        ));
+    }
+
     /// Adds the disk that the firmware is to boot from, out of the way of the others but within reach: OVMF
     /// looks at targets 0 to 31 only.
     pub fn boot_disk(&mut self, path: &Path) {
-        self.drive(&format!("file={},format=raw,if=none,id=boot", path_value(path)));
+        self.drive(&format!(
+            "file={},format=raw,if=none,id=boot",
+            path_value(path)
+        ));
         self.device("scsi-hd,drive=boot,id=bootdisk,scsi-id=30,lun=0,bootindex=1");
     }
 
@@ -215,15 +251,50 @@ impl Daemon {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The QEMU options that attach its controllers, as it prints them at start.
+    /// The QEMU options that attach its controllers, as it prints them at start: two for each, with a value each.
+    /// Those for the machine's memory are left to the machine.
     pub fn qemu_options(&self) -> Result<Vec<String>> {
         let said = std::fs::read_to_string(&self.said)?;
-        Ok(said.split_whitespace().filter(|word| *word != "\\").map(str::to_owned).collect())
+        let mut options = Vec::new();
+        for line in said.lines() {
+            let line = line.trim().trim_end_matches('\\').trim_end();
+            if let Some((option @ ("-chardev" | "-device"), value)) = line.split_once(' ') {
+                options.extend([option.to_owned(), unquote(value)]);
+            }
+        }
+        if options.is_empty() {
+            bail!("{} printed no QEMU options:\n{said}", self.command);
+        }
+        Ok(options)
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// The memory that it occupies, in KiB.
+    pub fn resident(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.context("no VmRSS in the process's status")
+    }
+
+    /// The processor time that it has used, in clock ticks.
+    pub fn processor_ticks(&self) -> Result<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The fields after the program's name, which may itself contain spaces; `proc_pid_stat(5)` counts from 1.
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        let field = |number: usize| {
+            fields
+                .get(number - 3)
+                .and_then(|field| field.parse::<u64>().ok())
+        };
+        field(14)
+            .zip(field(15))
+            .map(|(user, system)| user + system)
+            .context("unexpected /proc/PID/stat")
     }
 
     /// Ends it as a service manager would: SIGTERM, and everything is to be flushed and closed soon.
@@ -246,3 +317,13 @@ impl Drop for Daemon {
     }
 }
 
+/// A word as it was before a shell's single quotes.
+fn unquote(word: &str) -> String {
+    match word
+        .strip_prefix('\'')
+        .and_then(|word| word.strip_suffix('\''))
+    {
+        Some(inside) => inside.replace(r"'\''", "'"),
+        None => word.to_owned(),
+    }
+}

@@ -1,0 +1,119 @@
+//! What is written stays written.
+
+use anyhow::Result;
+
+use super::{Figures, Lab};
+use crate::process::{read, tied};
+use crate::scratch::Scratch;
+use crate::storage::{Disks, create};
+
+pub fn file_systems_keep_their_files_over_a_power_cycle(lab: &Lab) -> Result<Figures> {
+    let scratch = Scratch::new()?;
+    let mut disks = Disks::default();
+    for format in ["raw", "qcow2"] {
+        let path = scratch.join(&format!("disk.{format}"));
+        create(format, &path, "1G")?;
+        disks.image(&path, &scratch)?;
+    }
+    let storage = lab.serve(&scratch, &disks)?;
+    let filled = lab.guest(
+        &storage,
+        r#"
+dd if=/dev/urandom of=/tmp/seed bs=1M count=4 2>/dev/null
+for target in 0 1; do
+	start=$(now)
+	disk=$(readlink /dev/lun/0:0:$target:0)
+	echo 'label: gpt
+size=900M' | sfdisk -q $disk
+	mkfs.ext4 -q ${disk}1
+	mount ${disk}1 /mnt
+	for number in $(seq 64); do
+		{ echo "$target $number"; cat /tmp/seed; } >/mnt/file$number
+	done
+	(cd /mnt && md5sum file* >sums)
+	umount /mnt
+	echo filled$target=$(($(now) - start))
+done
+[ -z "$(kernel_complaints)" ] || { kernel_complaints; exit 1; }
+"#,
+    )?;
+    let checked = lab.guest(
+        &storage,
+        r#"
+for target in 0 1; do
+	start=$(now)
+	disk=$(readlink /dev/lun/0:0:$target:0)
+	e2fsck -fn ${disk}1
+	mount -o ro ${disk}1 /mnt
+	[ $(ls /mnt/file* | wc -l) = 64 ]
+	(cd /mnt && md5sum -c sums >/dev/null)
+	read -r owner number </mnt/file7 && [ "$owner $number" = "$target 7" ]
+	umount /mnt
+	echo checked$target=$(($(now) - start))
+done
+[ -z "$(kernel_complaints)" ] || { kernel_complaints; exit 1; }
+"#,
+    )?;
+    storage.stop()?;
+    read(
+        tied("qemu-img")
+            .args(["check", "-q"])
+            .arg(scratch.join("disk.qcow2")),
+    )?;
+    Ok(vec![format!(
+        "256 MiB filled and checked: raw {} and {} ms, qcow2 {} and {} ms",
+        filled.number("filled0")?,
+        checked.number("checked0")?,
+        filled.number("filled1")?,
+        checked.number("checked1")?,
+    )])
+}
+
+pub fn a_qcow2_written_like_its_raw_twin_compares_equal(lab: &Lab) -> Result<Figures> {
+    let scratch = Scratch::new()?;
+    let (raw, qcow2) = (scratch.join("disk.raw"), scratch.join("disk.qcow2"));
+    let mut disks = Disks::default();
+    for (format, path) in [("raw", &raw), ("qcow2", &qcow2)] {
+        create(format, path, "256M")?;
+        disks.image(path, &scratch)?;
+    }
+    let storage = lab.serve(&scratch, &disks)?;
+    lab.guest(
+        &storage,
+        r#"
+dd if=/dev/urandom of=/tmp/seed bs=1M count=8 2>/dev/null
+RANDOM=1
+for round in $(seq 120); do
+	length=$((1 + RANDOM % 2000))
+	place=$((RANDOM * 16 % (524288 - length)))
+	from=$((RANDOM % (16384 - length)))
+	for target in 0 1; do
+		disk=/dev/lun/0:0:$target:0
+		case $((round % 6)) in
+		0) blkdiscard -z -o $((place * 512)) -l $((length * 512)) $disk ;;
+		1) dd if=/tmp/seed of=$disk bs=512 skip=$from seek=$place count=9 oflag=direct conv=notrunc 2>/dev/null ;;
+		*) dd if=/tmp/seed of=$disk bs=$((length * 512)) count=1 oflag=direct,seek_bytes seek=$((place * 512)) \
+			conv=notrunc 2>/dev/null ;;
+		esac
+	done
+done
+cmp /dev/lun/0:0:0:0 /dev/lun/0:0:1:0
+[ -z "$(kernel_complaints)" ] || { kernel_complaints; exit 1; }
+"#,
+    )?;
+    storage.stop()?;
+    read(tied("qemu-img").args(["check", "-q"]).arg(&qcow2))?;
+    read(
+        tied("qemu-img")
+            .args(["compare", "-q", "-f", "raw", "-F", "qcow2"])
+            .arg(&raw)
+            .arg(&qcow2),
+    )?;
+    // Equal because both are empty would prove nothing.
+    let written = read(tied("du").args(["--block-size=1M"]).arg(&raw))?;
+    anyhow::ensure!(
+        !written.starts_with("0\t"),
+        "nothing was written: {written}"
+    );
+    Ok(Vec::new())
+}
