@@ -57,6 +57,14 @@ pub enum Error {
         /// What [`Options::max_data`](crate::Options::max_data) allows.
         slot: usize,
     },
+    /// The size of a load's commands does not fit the logical unit.
+    #[error("commands of {wanted} bytes do not fit a logical unit with blocks of {unit}")]
+    BlockSize {
+        /// Bytes of each command.
+        wanted: u32,
+        /// Bytes of a logical block.
+        unit: u32,
+    },
     /// A response is shorter than its fixed part.
     #[error("a response of {0} bytes is too short")]
     ShortResponse(u32),

@@ -355,6 +355,28 @@ impl RequestQueue {
             response,
         })
     }
+
+    /// Changes the logical block address of a prepared command with a 16-byte CDB.
+    pub(crate) fn set_block_address(&self, slot: usize, lba: u64) -> Result<(), Error> {
+        /// Where a request's CDB begins, and the address in a 16-byte CDB.
+        const ADDRESS: u64 = 19 + 2;
+        let slot = self.slots.get(slot).ok_or(Error::Full)?;
+        let at = slot.request + ADDRESS;
+        Ok(self.memory.write(at, &lba.to_be_bytes())?)
+    }
+
+    /// Whether the response in a slot says OK and GOOD.
+    pub(crate) fn is_good(&self, slot: usize) -> Result<bool, Error> {
+        let slot = self.slots.get(slot).ok_or(Error::Full)?;
+        let mut status_and_response = [0; 2];
+        self.memory
+            .read(slot.response + 10, &mut status_and_response)?;
+        Ok(status_and_response == [0, 0])
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
 }
 
 /// Bytes of one slot: its table, then for each direction a page that the header ends, and the data.

@@ -229,6 +229,11 @@ impl Ring {
         if let Some(call) = &self.call {
             drain(call)?;
         }
+        self.check()
+    }
+
+    /// Whether the ring and the connection are as they should be.
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if let Some(err) = &self.err
             && drain(err)?
         {
