@@ -7,15 +7,10 @@ use lunar_block::{Driver, Error as BlockError, Image, NodeOptions, open_node};
 
 use crate::model::{Model, Node, NodeDriver};
 
-/// An image that cannot be opened.
+/// An image that cannot be opened or closed: the option that declares it, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("{origin}")]
-pub struct Error {
-    /// The option that declares it.
-    origin: String,
-    /// Why.
-    source: BlockError,
-}
+#[error("{0}")]
+pub struct Error(String);
 
 /// Open nodes by name.
 #[derive(Debug)]
@@ -111,11 +106,13 @@ impl<'a> Images<'a> {
     }
 }
 
+/// The reason begins with the file's name, which for an `IMAGE` is all that was written.
 fn refuse(node: &Node, source: BlockError) -> Error {
-    Error {
-        origin: node.origin.clone(),
-        source,
-    }
+    let (origin, reason) = (&node.origin, source.to_string());
+    Error(match reason.starts_with(origin.as_str()) {
+        true => reason,
+        false => format!("{origin}: {reason}"),
+    })
 }
 
 /// A format node and its file are opened as one: what either of them restricts is restricted.
