@@ -1,6 +1,7 @@
 //! INQUIRY, mode pages, unit attentions, START STOP UNIT, and what answers where there is no disk.
 #![allow(
     clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
     reason = "the lengths of these tests are small"
 )]
 
@@ -8,7 +9,7 @@ mod support;
 
 use lunar_block::OpKind;
 use lunar_devices::DiskConfig;
-use lunar_target::{LogicalUnit, UnitAttention, Who};
+use lunar_target::{LogicalUnit, UnitAttention, Who, begin_absent, begin_report_luns};
 use support::*;
 
 const SIZE: usize = 64 << 10;
@@ -402,5 +403,48 @@ fn a_removable_medium_can_be_ejected_unless_somebody_prevents_it() {
             assert_eq!(code, (0x6, 0x28, 0x00));
         }
         disk.ask(&TEST_UNIT_READY, 0).await.good();
+    });
+}
+
+#[test]
+fn an_absent_lun_says_so_and_lists_the_others() {
+    on_disk(SIZE, config(), |disk| async move {
+        let ask = async |cdb: &[u8]| disk.try_with(A, cdb, &[], 255, begin_absent).await.unwrap();
+        let data = ask(&inquiry(None, 36)).await.good();
+        assert_eq!((data[0], data[4], data.len()), (0x7F, 91, 36));
+        let pages = ask(&inquiry(Some(0), 255)).await.good();
+        assert_eq!(pages, [0x7F, 0, 0, 1, 0]);
+        assert_eq!(ask(&inquiry(Some(0x83), 255)).await.code(), INVALID_FIELD);
+        let luns = ask(&[0xA0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0]).await.good();
+        assert_eq!(luns[..4], [0, 0, 0, 24]);
+        let sense = ask(&[0x03, 0, 0, 0, 255, 0]).await.good();
+        assert_eq!((sense[2], sense[12], sense[13]), (0x5, 0x25, 0x00));
+        for cdb in [
+            &TEST_UNIT_READY[..],
+            &[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0],
+            &[0xFF],
+        ] {
+            assert_eq!(ask(cdb).await.code(), (0x5, 0x25, 0x00));
+        }
+    });
+}
+
+#[test]
+fn the_report_luns_well_known_unit_answers_what_it_is_for() {
+    on_disk(SIZE, config(), |disk| async move {
+        let ask = async |cdb: &[u8]| {
+            disk.try_with(A, cdb, &[], 255, begin_report_luns)
+                .await
+                .unwrap()
+        };
+        assert_eq!(ask(&inquiry(None, 36)).await.good()[0], 0x1E);
+        ask(&TEST_UNIT_READY).await.good();
+        let luns = ask(&[0xA0, 0, 1, 0, 0, 0, 0, 0, 0, 255, 0, 0]).await.good();
+        assert_eq!(luns[8..], [0xC1, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(ask(&[0x03, 0, 0, 0, 255, 0]).await.good()[2], 0);
+        assert_eq!(
+            ask(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0]).await.code(),
+            (0x5, 0x20, 0x00)
+        );
     });
 }

@@ -9,10 +9,10 @@ use crate::{Command, LogicalUnit, Outcome, Seen, spc};
 #[inline]
 pub fn begin(lu: &dyn LogicalUnit, seen: &Seen, command: Command<'_>) -> Outcome {
     let profile = lu.profile();
-    if !lu.state().is_quiet(seen) {
-        if let Some(attention) = attention(lu, profile, seen, &command) {
-            return attention;
-        }
+    if !lu.state().is_quiet(seen)
+        && let Some(refused) = attention(lu, profile, seen, &command)
+    {
+        return refused;
     }
     match decode(profile, command.cdb) {
         Ok(row) => lu.execute(row, command),

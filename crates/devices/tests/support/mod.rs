@@ -3,6 +3,9 @@
     unsafe_code,
     dead_code,
     clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
     reason = "describes the tests' own memory as scatter-gather lists; each test file uses a part; sizes are small"
 )]
 
@@ -14,6 +17,7 @@ use std::time::Duration;
 use lunar_block::{DataHandle, Error, Image, Info, Op, OpKind, Progress, Stats};
 use lunar_devices::{Disk, DiskConfig};
 use lunar_reactor::{App, Config, Handle, Token, spawn};
+use lunar_scsi::table::Direction;
 use lunar_scsi::{Sense, SenseKey, Status};
 use lunar_sgl::Sgl;
 use lunar_target::{Command, Completion, LogicalUnit, NexusId, Outcome, Seen, begin};
@@ -211,6 +215,22 @@ impl Bench {
         out: &[u8],
         room: usize,
     ) -> Option<Answer> {
+        let seen = &self.seen[nexus.0 as usize];
+        self.try_with(nexus, cdb, out, room, |command| {
+            begin(&*self.disk, seen, command)
+        })
+        .await
+    }
+
+    /// Runs a command that `start` starts; `None` is OVERRUN.
+    pub async fn try_with(
+        &self,
+        nexus: NexusId,
+        cdb: &[u8],
+        out: &[u8],
+        room: usize,
+        start: impl FnOnce(Command<'_>) -> Outcome,
+    ) -> Option<Answer> {
         let mut bytes = [0; 32];
         bytes[..cdb.len()].copy_from_slice(cdb);
         let mut out = out.to_vec();
@@ -240,7 +260,7 @@ impl Bench {
             reactor: &self.reactor,
             luns: &|luns| luns.extend([0, 5, 300]),
         };
-        let completion = match begin(&*self.disk, &self.seen[nexus.0 as usize], command) {
+        let completion = match start(command) {
             Outcome::Done(completion) => {
                 data_in.write_at(0, &reply);
                 completion
@@ -259,10 +279,14 @@ impl Bench {
             completion.sense.is_some(),
             completion.status == Status::CHECK_CONDITION
         );
-        let moved = if completion.status == Status::GOOD && !data.is_empty() {
-            completion.transferred
-        } else {
-            0
+        // The command's one direction says whose bytes were counted.
+        let row = lunar_scsi::decode(self.disk.profile(), &bytes);
+        let moved = match row {
+            Ok(row) if row.direction == Direction::Out => {
+                assert!(completion.transferred <= out.len());
+                0
+            }
+            _ => completion.transferred,
         };
         assert!(moved <= data.len());
         data.truncate(moved);

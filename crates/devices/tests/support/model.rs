@@ -1,0 +1,76 @@
+//! What commands may do to the medium, said once more and as simply as possible.
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a model that is asked about a command that cannot have ended with GOOD has found a mistake"
+)]
+
+/// The content of a disk whose unmapped blocks read as zeroes.
+pub struct Model {
+    /// Every byte.
+    pub bytes: Vec<u8>,
+    /// Bytes in a block.
+    pub block: usize,
+}
+
+fn number(bytes: &[u8]) -> usize {
+    bytes.iter().fold(0, |n, &b| n << 8 | usize::from(b))
+}
+
+/// First block and number of blocks that a READ, WRITE or WRITE SAME CDB names.
+fn range(cdb: &[u8]) -> (usize, usize) {
+    match cdb[0] >> 5 {
+        0 => {
+            let blocks = if cdb[4] == 0 {
+                256
+            } else {
+                usize::from(cdb[4])
+            };
+            (number(&cdb[1..4]) & 0x1F_FFFF, blocks)
+        }
+        4 => (number(&cdb[2..10]), number(&cdb[10..14])),
+        5 => (number(&cdb[2..6]), number(&cdb[6..10])),
+        _ => (number(&cdb[2..6]), number(&cdb[7..9])),
+    }
+}
+
+impl Model {
+    /// A command has ended with GOOD: follows it. The medium must be the same afterwards.
+    pub fn good(&mut self, cdb: &[u8], out: &[u8]) {
+        let block = self.block;
+        match cdb[0] {
+            0x0A | 0x2A | 0xAA | 0x8A => {
+                let (lba, blocks) = range(cdb);
+                let len = blocks * block;
+                self.bytes[lba * block..][..len].copy_from_slice(&out[..len]);
+            }
+            0x41 | 0x93 => {
+                let (lba, blocks) = range(cdb);
+                let no_data = cdb[0] == 0x93 && cdb[1] & 1 != 0;
+                for to in self.bytes[lba * block..][..blocks * block].chunks_mut(block) {
+                    if no_data {
+                        to.fill(0);
+                    } else {
+                        to.copy_from_slice(&out[..block]);
+                    }
+                }
+            }
+            0x42 if number(&cdb[7..9]) >= 8 => {
+                let list = &out[8..8 + number(&out[2..4])];
+                for descriptor in list.chunks_exact(16) {
+                    let (lba, blocks) = (number(&descriptor[..8]), number(&descriptor[8..12]));
+                    self.bytes[lba * block..][..blocks * block].fill(0);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What a READ that has ended with GOOD has returned, if the command was one.
+    pub fn read(&self, cdb: &[u8]) -> Option<&[u8]> {
+        let (lba, blocks) = match cdb[0] {
+            0x08 | 0x28 | 0xA8 | 0x88 => range(cdb),
+            _ => return None,
+        };
+        Some(&self.bytes[lba * self.block..][..blocks * self.block])
+    }
+}
