@@ -155,8 +155,8 @@ pub enum ReservationClass {
 #[derive(Clone, Copy, Debug)]
 struct OptionalBits {
     feature: Features,
-    byte: u8,
-    bits: u8,
+    /// The bits where they stand in the first 16 bytes, as [`Row::allowed`] has them.
+    bits: u128,
 }
 
 /// One command.
@@ -180,11 +180,10 @@ pub struct Row {
     /// bits that mean something. Its length is the CDB's.
     usage: &'static [u8],
     optional: &'static [OptionalBits],
-    /// The service action is part of the command's identity.
-    has_service_action: bool,
+    service_action: Option<u16>,
     devices: DeviceTypes,
     requires: Features,
-    /// Ones where a CDB may have ones, identity included: two big-endian halves of 32 bytes.
+    /// Ones where a CDB may have ones, identity included: the two halves of 32 bytes, in memory order.
     allowed: [u128; 2],
 }
 
@@ -199,12 +198,10 @@ impl Row {
     }
 
     /// SERVICE ACTION, if the opcode has them.
+    #[inline]
     #[must_use]
     pub const fn service_action(&self) -> Option<u16> {
-        match self.usage {
-            [_, byte1, ..] if self.has_service_action => Some((*byte1 & 0x1f) as u16),
-            _ => None,
-        }
+        self.service_action
     }
 
     /// The CDB's length in bytes.
@@ -227,47 +224,36 @@ impl Row {
         for (to, from) in map.iter_mut().zip(self.usage) {
             *to = *from;
         }
-        for optional in self.optional_bits(profile) {
-            if let Some(byte) = map.get_mut(usize::from(optional.byte)) {
-                *byte |= optional.bits;
-            }
+        let optional = self.optional_bits(profile).to_ne_bytes();
+        for (to, from) in map.iter_mut().zip(optional) {
+            *to |= from;
         }
         map
     }
 
-    fn optional_bits(&self, profile: Profile) -> impl Iterator<Item = &'static OptionalBits> {
+    /// The optional bits that a unit of this profile has.
+    #[inline]
+    fn optional_bits(&self, profile: Profile) -> u128 {
+        let present = |optional: &&OptionalBits| profile.features.contains(optional.feature);
         self.optional
             .iter()
-            .filter(move |optional| profile.features.contains(optional.feature))
+            .filter(present)
+            .fold(0, |all, optional| all | optional.bits)
     }
 
     /// Refuses bits that mean nothing in this command, with a pointer to the first of them (SC-006).
     #[inline]
     fn check_reserved(&self, profile: Profile, cdb: &[u8; MAX_LEN]) -> Result<(), Sense> {
         let [low, high] = self.allowed;
-        let odd = [
-            u128::from_be_bytes(cdb.bytes::<0, 16>()) & !low,
-            u128::from_be_bytes(cdb.bytes::<16, 16>()) & !high,
+        let mut odd = [
+            u128::from_ne_bytes(cdb.bytes::<0, 16>()) & !low,
+            u128::from_ne_bytes(cdb.bytes::<16, 16>()) & !high,
         ];
         if odd == [0, 0] {
-            Ok(())
-        } else {
-            self.check_optional(profile, odd)
+            return Ok(());
         }
-    }
-
-    /// The slow half of [`check_reserved`](Self::check_reserved): `odd` bits are there, are they the unit's features?
-    #[cold]
-    fn check_optional(&self, profile: Profile, mut odd: [u128; 2]) -> Result<(), Sense> {
-        for optional in self.optional_bits(profile) {
-            let mut bits = [0u8; MAX_LEN];
-            if let Some(byte) = bits.get_mut(usize::from(optional.byte)) {
-                *byte = optional.bits;
-            }
-            let [low, high] = &mut odd;
-            *low &= !u128::from_be_bytes(bits.bytes::<0, 16>());
-            *high &= !u128::from_be_bytes(bits.bytes::<16, 16>());
-        }
+        let [low, _] = &mut odd;
+        *low &= !self.optional_bits(profile);
         if odd == [0, 0] {
             Ok(())
         } else {
@@ -297,8 +283,9 @@ pub fn decode(profile: Profile, cdb: &[u8; MAX_LEN]) -> Result<&'static Row, Sen
 }
 
 /// 5/24/00 with a pointer to the leftmost of these bits.
+#[cold]
 fn point_at_first([low, high]: [u128; 2]) -> Sense {
-    let bytes = low.to_be_bytes().into_iter().chain(high.to_be_bytes());
+    let bytes = low.to_ne_bytes().into_iter().chain(high.to_ne_bytes());
     let first = (0..)
         .zip(bytes)
         .find_map(|(at, bits)| Some((at, highest_bit(bits)?)));

@@ -6,31 +6,29 @@
 //! supports NACA.
 
 use super::{DeviceTypes, Direction, Features, OptionalBits, ReservationClass, Row};
-use crate::cdb::MAX_LEN;
 
 /// Bits that mean something in every position of a byte.
 const F: u8 = 0xff;
 
-const DPO_FUA: &[OptionalBits] = &[OptionalBits {
-    feature: Features::DPO_FUA,
-    byte: 1,
-    bits: 0x18,
-}];
-const DPO: &[OptionalBits] = &[OptionalBits {
-    feature: Features::DPO_FUA,
-    byte: 1,
-    bits: 0x10,
-}];
-const UNMAP: &[OptionalBits] = &[OptionalBits {
-    feature: Features::PROVISIONING,
-    byte: 1,
-    bits: 0x08,
-}];
-const LOEJ: &[OptionalBits] = &[OptionalBits {
-    feature: Features::REMOVABLE,
-    byte: 4,
-    bits: 0x02,
-}];
+const DPO_FUA: &[OptionalBits] = &[OptionalBits::new(Features::DPO_FUA, 1, 0x18)];
+const DPO: &[OptionalBits] = &[OptionalBits::new(Features::DPO_FUA, 1, 0x10)];
+const UNMAP: &[OptionalBits] = &[OptionalBits::new(Features::PROVISIONING, 1, 0x08)];
+const LOEJ: &[OptionalBits] = &[OptionalBits::new(Features::REMOVABLE, 4, 0x02)];
+
+impl OptionalBits {
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "evaluated at compile time, where an index out of bounds is an error"
+    )]
+    const fn new(feature: Features, byte: usize, bits: u8) -> Self {
+        let mut place = [0; 16];
+        place[byte] = bits;
+        Self {
+            feature,
+            bits: u128::from_ne_bytes(place),
+        }
+    }
+}
 
 /// How a row is written down.
 impl Row {
@@ -51,7 +49,7 @@ impl Row {
             recommended_timeout: 30,
             usage,
             optional: &[],
-            has_service_action: false,
+            service_action: None,
             devices: DeviceTypes::DISK,
             requires: Features::empty(),
             allowed: allowed(usage, false),
@@ -85,9 +83,14 @@ impl Row {
     }
 
     /// The five low bits of byte 1 are a service action.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "evaluated at compile time, where an index out of bounds is an error"
+    )]
     const fn with_service_action(self) -> Self {
+        let action = self.usage[1] & 0x1f;
         Self {
-            has_service_action: true,
+            service_action: Some(action as u16),
             allowed: allowed(self.usage, true),
             ..self
         }
@@ -207,16 +210,13 @@ commands! {
 /// All rows, in ascending order of opcode and service action.
 pub(super) static TABLE: [Row; UNSORTED.len()] = sorted();
 
-/// Where the rows of an opcode start and end in [`TABLE`].
-static INDEX: [(u8, u8); 256] = index(&sorted());
+/// The rows of each opcode.
+static INDEX: [&[Row]; 256] = index(&TABLE);
 
 /// The rows that share an opcode.
 #[inline]
 pub(super) fn with_opcode(opcode: u8) -> &'static [Row] {
-    INDEX
-        .get(usize::from(opcode))
-        .and_then(|&(start, end)| TABLE.get(usize::from(start)..usize::from(end)))
-        .unwrap_or_default()
+    INDEX.get(usize::from(opcode)).copied().unwrap_or_default()
 }
 
 /// Ones wherever a CDB with this usage data may have ones. The identity (opcode and service action) has been compared
@@ -226,20 +226,21 @@ pub(super) fn with_opcode(opcode: u8) -> &'static [Row] {
     reason = "evaluated at compile time, where an index out of bounds is an error"
 )]
 const fn allowed(usage: &[u8], has_service_action: bool) -> [u128; 2] {
-    let mut halves = [0; 2];
-    let mut at = 0;
-    while at < MAX_LEN {
-        let bits = if at == 0 || at >= usage.len() {
-            0xff
-        } else if at == 1 && has_service_action {
-            usage[at] | 0x1f
+    let mut halves = [[0xff; 16]; 2];
+    let mut at = 1;
+    while at < usage.len() {
+        let action = if at == 1 && has_service_action {
+            0x1f
         } else {
-            usage[at]
+            0
         };
-        halves[at / 16] = halves[at / 16] << 8 | bits as u128;
+        halves[at / 16][at % 16] = usage[at] | action;
         at += 1;
     }
-    halves
+    [
+        u128::from_ne_bytes(halves[0]),
+        u128::from_ne_bytes(halves[1]),
+    ]
 }
 
 const fn sort_key(row: &Row) -> u32 {
@@ -272,23 +273,19 @@ const fn sorted() -> [Row; UNSORTED.len()] {
 
 #[expect(
     clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "evaluated at compile time, where the assertion and every index are checked"
+    reason = "evaluated at compile time, where an index out of bounds is an error"
 )]
-const fn index(rows: &[Row]) -> [(u8, u8); 256] {
-    assert!(
-        rows.len() <= u8::MAX as usize,
-        "the table needs wider indices"
-    );
-    let mut index = [(0, 0); 256];
-    let mut at = 0;
-    while at < rows.len() {
-        let entry = &mut index[rows[at].opcode() as usize];
-        if entry.1 == 0 {
-            entry.0 = at as u8;
+const fn index(table: &'static [Row]) -> [&'static [Row]; 256] {
+    let mut index: [&[Row]; 256] = [&[]; 256];
+    let mut rest = table;
+    while let [first, ..] = rest {
+        let mut count = 1;
+        while count < rest.len() && rest[count].opcode() == first.opcode() {
+            count += 1;
         }
-        entry.1 = at as u8 + 1;
-        at += 1;
+        let (same, others) = rest.split_at(count);
+        index[first.opcode() as usize] = same;
+        rest = others;
     }
     index
 }
