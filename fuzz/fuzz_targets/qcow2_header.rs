@@ -81,7 +81,9 @@ fuzz_target!(|data: &[u8]| {
         }));
         assert!(sent);
     });
-    receive.recv_timeout(Duration::from_secs(10)).expect("reading ends");
+    receive
+        .recv_timeout(Duration::from_secs(10))
+        .expect("reading ends");
     let _ = image.close();
 });
 
