@@ -26,6 +26,8 @@ pub enum Command {
     /// Serve disks to virtual machines
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Serve),
+    /// List what is behind a vhost-user SCSI socket, as a guest would find it
+    Probe(Probe),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -81,11 +83,24 @@ pub struct Serve {
     pub print_capabilities: bool,
 }
 
+/// `lunar probe`.
+#[derive(Debug, Args)]
+pub struct Probe {
+    /// The socket, which must have no other front end at the moment
+    #[arg(value_name = "SOCKET")]
+    pub socket: PathBuf,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   lunar serve --socket-path /run/vm1.sock disk.qcow2     serve an image; prints QEMU's side of it
   lunar serve --device help                              list the devices
-  lunar serve --device scsi-hd,help                      list the properties of a device";
+  lunar serve --device scsi-hd,help                      list the properties of a device
+  lunar probe /run/vm1.sock                              list what a guest would find there";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:

@@ -2,6 +2,7 @@
 //!
 //! `lunar serve` reads declarations in QEMU's words ([`keyval`], [`property`], [`catalog`]), fits them together
 //! ([`model`]), opens and serves what they say ([`images`], [`serve`]), and prints what to add to QEMU ([`qemu`]).
+//! `lunar probe` looks at such a socket from the guest's side ([`probe`]).
 //!
 //! Standard output is for results, standard error for messages and logs. The exit status is 2 when the command line is
 //! wrong, 1 when something failed at run time, 0 otherwise.
@@ -17,6 +18,7 @@ mod declare;
 mod images;
 mod keyval;
 mod model;
+mod probe;
 mod property;
 mod qemu;
 mod serve;
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     }
     let outcome = match CommandLine::parse_from(args::translate(arguments)).command {
         Command::Serve(serve) => serve::run(&serve),
+        Command::Probe(options) => probe::run(&options),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut CommandLine::command(), "lunar", &mut script);

@@ -24,6 +24,9 @@ pub struct Property<T: 'static> {
 /// Stores a value.
 pub type Set<T, V> = fn(&mut T, V);
 
+/// A word that can be written, and what it sets.
+pub type Choice<T> = (&'static str, fn(&mut T));
+
 /// The values of a property, and where one is stored.
 #[derive(Debug)]
 pub enum Kind<T: 'static> {
@@ -44,7 +47,7 @@ pub enum Kind<T: 'static> {
     /// Any text.
     Text(Set<T, String>),
     /// One of a few words.
-    Word(&'static [(&'static str, fn(&mut T))]),
+    Word(&'static [Choice<T>]),
 }
 
 /// A property that is not there, or a value that it does not take.

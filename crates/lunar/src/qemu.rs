@@ -65,7 +65,7 @@ pub fn table(all: &[Served<'_>]) -> String {
                 row.address.target,
                 row.address.lun,
                 row.name,
-                size(row.size),
+                size(row.size.into()),
                 if row.read_only { "ro" } else { "rw" },
                 row.image,
             );
@@ -185,7 +185,7 @@ pub fn count(number: usize, noun: &str) -> String {
 }
 
 /// With the unit that keeps one to four digits before the point.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u128) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let (shift, unit) = (1..)
         .map(|step| step * 10)
@@ -196,7 +196,7 @@ fn size(bytes: u64) -> String {
     if shift == 0 {
         return format!("{bytes} B");
     }
-    let tenths = (u128::from(bytes) * 10) >> shift;
+    let tenths = bytes.saturating_mul(10) >> shift;
     match tenths % 10 {
         0 => format!("{} {unit}", tenths / 10),
         tenth => format!("{}.{tenth} {unit}", tenths / 10),
@@ -215,7 +215,7 @@ mod tests {
             (1024, "1 KiB"),
             (1536, "1.5 KiB"),
             (10 << 30, "10 GiB"),
-            (u64::MAX, "15.9 EiB"),
+            (u64::MAX.into(), "15.9 EiB"),
         ] {
             assert_eq!(size(bytes), text);
         }

@@ -9,5 +9,6 @@
 
 mod bad_input;
 mod help;
+mod probe;
 mod program;
 mod serve;
