@@ -301,11 +301,8 @@ mod tests {
             code_set: 1,
             bytes: vec![0xAB, 0xCD],
         };
-        assert_eq!(
-            found,
-            [naa.clone()],
-            "the second is a port's, the third is cut"
-        );
+        let naa_only = std::slice::from_ref(&naa);
+        assert_eq!(found, naa_only, "the second is a port's, the third is cut");
         assert_eq!(naa.to_string(), "naa.abcd");
     }
 

@@ -1,0 +1,259 @@
+//! Scans and loads, against a real server in the same process.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a failed expectation is a test's verdict"
+)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lunar_block::{Driver, NodeOptions, open_node};
+use lunar_devices::{Disk, DiskConfig};
+use lunar_initiator::{
+    Address, Capacity, Command, Data, Error, Initiator, Load, Options, Pattern, TaskFunction,
+    Waiting, load, response,
+};
+use lunar_scsi::Lun;
+use lunar_vhost_user::{Running, Server};
+use lunar_virtio_scsi::{Controller, ControllerConfig, Workers, WorkersConfig};
+use tempfile::TempDir;
+
+const MIB: u64 = 1 << 20;
+
+/// A server with disks of 16 MiB at the given targets and LUNs.
+struct Host {
+    workers: Arc<Workers>,
+    directory: TempDir,
+    server: Option<(Arc<Controller>, Running)>,
+}
+
+impl Host {
+    fn start(disks: &[(u8, u16)]) -> Host {
+        let workers = Workers::start(WorkersConfig {
+            count: 2,
+            ..WorkersConfig::default()
+        })
+        .unwrap();
+        let config = ControllerConfig {
+            id: "scsi0".into(),
+            request_queues: 2,
+            ..ControllerConfig::default()
+        };
+        let controller = Controller::new(&workers, config).unwrap();
+        for &(target, lun) in disks {
+            let disk = DiskConfig {
+                identity: format!("disk-{target}-{lun}"),
+                ..DiskConfig::default()
+            };
+            let image = Driver::Memory { size: 16 * MIB };
+            let image = open_node(image, &NodeOptions::default()).unwrap();
+            let disk = Disk::new(disk, image).unwrap();
+            controller.attach(target, lun, disk).unwrap();
+        }
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("s");
+        let options = lunar_vhost_user::Options { config: true };
+        let server = Server::bind(&path, controller.clone(), options).unwrap();
+        Host {
+            workers,
+            directory,
+            server: Some((controller, server.start().unwrap())),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("s")
+    }
+
+    fn connect(&self) -> Initiator {
+        let options = Options {
+            queues: 2,
+            ..Options::default()
+        };
+        Initiator::connect(self.path(), options).unwrap()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.server = None;
+        self.workers.stop();
+    }
+}
+
+fn address(target: u8, lun: u16) -> Address {
+    Address::new(target, Lun::new(lun).unwrap())
+}
+
+#[test]
+fn a_scan_finds_every_disk_and_no_other_with_size_and_names() {
+    let disks = [(0, 0), (0, 1), (7, 255), (7, 256), (7, 16383), (255, 0)];
+    let host = Host::start(&disks);
+    let found = host.connect().scan().unwrap();
+    let places: Vec<_> = found.iter().map(|u| (u.target, u.lun.number())).collect();
+    assert_eq!(places, disks);
+    let mut names: Vec<_> = Vec::new();
+    for unit in &found {
+        assert_eq!(unit.device_type, 0);
+        assert!(!unit.vendor.is_empty() && !unit.product.is_empty());
+        let size = Capacity {
+            blocks: 16 * MIB / 512,
+            block_size: 512,
+        };
+        assert_eq!(unit.capacity, Some(size));
+        names.extend(
+            unit.designators
+                .iter()
+                .filter(|d| d.kind == 3)
+                .map(ToString::to_string),
+        );
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(
+        names.len(),
+        disks.len(),
+        "an NAA name of its own for each: {names:?}"
+    );
+    assert!(names[0].starts_with("naa."));
+}
+
+#[test]
+fn a_target_with_more_luns_than_one_answer_holds_is_listed_completely() {
+    let disks: Vec<_> = (0..600).map(|lun| (3, lun)).collect();
+    let host = Host::start(&disks);
+    let luns = host.connect().report_luns(3).unwrap();
+    let numbers: Vec<_> = luns.iter().map(|l| l.number()).collect();
+    assert_eq!(numbers, (0..600).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_load_reads_and_writes_with_every_way_of_waiting() {
+    let host = Host::start(&[(1, 0)]);
+    let mut initiator = host.connect();
+    for (write, pattern, waiting, queues) in [
+        (false, Pattern::Random, Waiting::Poll, 1),
+        (false, Pattern::Random, Waiting::Sleep, 2),
+        (true, Pattern::Sequential, Waiting::Sleep, 2),
+    ] {
+        let report = load(
+            &mut initiator,
+            &Load {
+                address: address(1, 0),
+                write,
+                pattern,
+                block_size: 4096,
+                depth: 8,
+                queues,
+                duration: Duration::from_millis(100),
+                waiting,
+            },
+        )
+        .unwrap();
+        assert_eq!((report.failed, report.failure), (0, None));
+        assert!(report.completed > 16, "{} commands", report.completed);
+        assert!(report.elapsed >= Duration::from_millis(100));
+        let median = report.latencies.percentile(50.0);
+        assert!(median > Duration::ZERO && median <= report.latencies.max());
+    }
+    // Nothing is left over: the queues can be used for commands again.
+    let mut cdb = [0; 10];
+    cdb[0] = 0x28;
+    cdb[8] = 1;
+    let read = Command::new(address(1, 0), &cdb, Data::In(512));
+    let answer = initiator.command(&read).unwrap();
+    assert!(answer.is_good());
+    assert_eq!(answer.data, [0x5A; 512], "the first block to be written");
+}
+
+#[test]
+fn a_load_on_nothing_or_of_odd_size_is_an_error() {
+    let host = Host::start(&[(1, 0)]);
+    let mut initiator = host.connect();
+    let mut wanted = Load {
+        address: address(2, 0),
+        write: false,
+        pattern: Pattern::Random,
+        block_size: 4096,
+        depth: 1,
+        queues: 1,
+        duration: Duration::from_millis(1),
+        waiting: Waiting::Sleep,
+    };
+    assert!(matches!(
+        load(&mut initiator, &wanted),
+        Err(Error::Missing(_))
+    ));
+    wanted.address = address(1, 0);
+    for block_size in [0, 511, 4097] {
+        wanted.block_size = block_size;
+        let refused = load(&mut initiator, &wanted);
+        assert!(
+            matches!(refused, Err(Error::BlockSize { .. })),
+            "{block_size}"
+        );
+    }
+}
+
+#[test]
+fn task_management_and_event_questions_are_answered() {
+    let host = Host::start(&[(1, 0)]);
+    let mut initiator = host.connect();
+    let tag = lunar_initiator::Tag(1);
+    let mut ask = |function, at| {
+        initiator
+            .control()
+            .task_management(function, at, tag)
+            .unwrap()
+    };
+    assert_eq!(ask(TaskFunction::LunReset, address(1, 0)), response::OK);
+    assert_eq!(ask(TaskFunction::QueryTask, address(1, 0)), response::OK);
+    assert_eq!(
+        ask(TaskFunction::LunReset, address(2, 0)),
+        response::BAD_TARGET
+    );
+    assert_eq!(
+        ask(TaskFunction::LunReset, address(1, 1)),
+        response::INCORRECT_LUN
+    );
+    let answer = initiator.control().query(address(1, 0), u32::MAX).unwrap();
+    assert_eq!(answer.response, response::OK);
+    // The reset shows as a unit attention, once.
+    let ready = [0; 6];
+    let ready = Command::new(address(1, 0), &ready, Data::None);
+    let first = initiator.command(&ready).unwrap();
+    assert_eq!(
+        first.sense_key().map(|(key, asc, _)| (key, asc)),
+        Some((6, 0x29))
+    );
+    assert!(
+        initiator
+            .command_after_attentions(&ready)
+            .unwrap()
+            .is_good()
+    );
+}
+
+#[test]
+fn hot_plug_is_reported_on_the_event_queue() {
+    let host = Host::start(&[(1, 0)]);
+    let mut initiator = host.connect();
+    let controller = &host.server.as_ref().unwrap().0;
+    controller.detach(1, 0).unwrap();
+    let event = initiator
+        .events()
+        .next(Duration::from_secs(5))
+        .unwrap()
+        .expect("an event");
+    let removed = (lunar_initiator::Event::TRANSPORT_RESET, 2);
+    assert_eq!((event.event, event.reason), removed);
+    assert_eq!(event.address.0[..2], [1, 1]);
+    assert!(!event.missed);
+    assert_eq!(
+        initiator.events().take(Duration::from_millis(20)).unwrap(),
+        None
+    );
+}
