@@ -65,18 +65,6 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         None if kvm_works(&image, &cache)? => Accel::Kvm,
         None => Accel::Tcg,
     };
-    let scratch = Scratch::new()?;
-    let mut disks = Disks::default();
-    if options.disk.is_empty() {
-        for format in ["raw", "qcow2"] {
-            let path = scratch.join(&format!("demo.{format}"));
-            create(format, &path, "1G")?;
-            disks.add(&path.to_string_lossy(), &scratch)?;
-        }
-    }
-    for specification in &options.disk {
-        disks.add(specification, &scratch)?;
-    }
     let lunar = match options.storage {
         Server::Lunar => step("Building lunar", || build_lunar(&target))?,
         Server::Qemu => PathBuf::new(),
@@ -93,34 +81,51 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         extra: options.qemu_arg.clone(),
         ..Machine::new(&image, Vec::new())
     };
+    let scratch = Scratch::new()?;
+    let mut disks = Disks::default();
     if options.firmware != Firmware::None {
         apt::ensure_installed(boot_disk::HOST_PACKAGES)?;
         let path = scratch.join("boot.raw");
         machine.create_boot_disk(&path, &job)?;
-        disks.boot_disk(&path);
+        disks.boot_disk(&path, 0);
+    }
+    if options.disk.is_empty() {
+        for format in ["raw", "qcow2"] {
+            let path = scratch.join(&format!("demo.{format}"));
+            create(format, &path, "1G")?;
+            disks.image(&path, &scratch)?;
+        }
+    }
+    for specification in &options.disk {
+        disks.add(specification, &scratch)?;
     }
     let storage =
         options
             .storage
             .start(&lunar, &scratch, &disks, options.queues, &options.serve_arg)?;
     machine.storage.clone_from(&storage.attach);
-    let status = if job.is_interactive() {
-        eprintln!("==> Booting the guest; `exit` powers it off");
-        machine.interact(&job)?;
-        0
-    } else {
-        eprintln!("==> Booting the guest");
-        let outcome = machine.start(&job)?.pass_on()?;
-        u8::try_from(outcome.status).unwrap_or(u8::MAX)
-    };
+    let ran = boot(&machine, &job);
     if let Some(daemon) = &storage.daemon {
         eprint!("{}", daemon.log());
     }
+    let status = ran?;
     storage.stop()?;
     if options.keep {
         eprintln!("==> The disks are kept in {}", scratch.keep().display());
     }
     Ok(ExitCode::from(status))
+}
+
+/// Runs the job; its exit status is ours.
+fn boot(machine: &Machine<'_>, job: &Job) -> Result<u8> {
+    if job.is_interactive() {
+        eprintln!("==> Booting the guest; `exit` powers it off");
+        machine.interact(job)?;
+        return Ok(0);
+    }
+    eprintln!("==> Booting the guest");
+    let outcome = machine.start(job)?.pass_on()?;
+    Ok(u8::try_from(outcome.status).unwrap_or(u8::MAX))
 }
 
 /// Shown first: what there is to play with.

@@ -146,8 +146,14 @@ impl<'a> Machine<'a> {
                 "-display",
                 "none",
                 "-machine",
-                "q35",
+                "q35,memory-backend=mem",
+                "-object",
             ])
+            // A vhost-user server maps the guest's memory: it must be shareable.
+            .arg(format!(
+                "memory-backend-memfd,id=mem,size={},share=on",
+                self.memory
+            ))
             .args(self.accel.arguments(self.cpus))
             .args(["-smp", &self.cpus.to_string(), "-m", &self.memory]);
         if self.reset_ends {

@@ -80,6 +80,17 @@ pub struct Disks {
 }
 
 impl Disks {
+    /// A disk of 1 MiB at every address, in a sparse file `TARGET-LUN.raw`.
+    pub fn sparse(addresses: &[(u32, u32)], scratch: &Scratch) -> Result<Self> {
+        let mut disks = Self::default();
+        for (target, lun) in addresses {
+            let path = scratch.join(&format!("{target}-{lun}.raw"));
+            File::create(&path)?.set_len(1 << 20)?;
+            disks.place(&path, *target, *lun);
+        }
+        Ok(disks)
+    }
+
     /// Adds a disk from its specification on the command line, at the next target.
     pub fn add(&mut self, specification: &str, scratch: &Scratch) -> Result<()> {
         let number = self.count;
@@ -126,14 +137,16 @@ impl Disks {
         ));
     }
 
-    /// Adds the disk that the firmware is to boot from, out of the way of the others but within reach: OVMF
-    /// looks at targets 0 to 31 only.
-    pub fn boot_disk(&mut self, path: &Path) {
+    /// Adds the disk that the firmware is to boot from, at a target's LUN 0; disks without an address follow.
+    pub fn boot_disk(&mut self, path: &Path, target: u32) {
+        self.count = target + 1;
         self.drive(&format!(
             "file={},format=raw,if=none,id=boot",
             path_value(path)
         ));
-        self.device("scsi-hd,drive=boot,id=bootdisk,scsi-id=30,lun=0,bootindex=1");
+        self.device(&format!(
+            "scsi-hd,drive=boot,id=bootdisk,scsi-id={target},lun=0,bootindex=1"
+        ));
     }
 
     /// Adds a `-drive`.

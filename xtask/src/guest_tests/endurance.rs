@@ -13,17 +13,6 @@ use crate::qemu::Machine;
 use crate::scratch::Scratch;
 use crate::storage::{Daemon, Disks, Server};
 
-/// A disk of its own for every address, in a sparse file.
-fn disks_at(addresses: &[(u32, u32)], scratch: &Scratch) -> Result<Disks> {
-    let mut disks = Disks::default();
-    for (target, lun) in addresses {
-        let path = scratch.join(&format!("{target}-{lun}.raw"));
-        File::create(&path)?.set_len(1 << 20)?;
-        disks.place(&path, *target, *lun);
-    }
-    Ok(disks)
-}
-
 pub fn a_controller_carries_300_luns_on_256_targets(lab: &Lab) -> Result<Figures> {
     let mut addresses: Vec<(u32, u32)> = (0..256).map(|target| (target, 0)).collect();
     let high = [255, 256, 257, 511, 512, 1000, 4095, 8191, 16382, 16383];
@@ -36,12 +25,12 @@ pub fn a_controller_carries_300_luns_on_256_targets(lab: &Lab) -> Result<Figures
     );
 
     let one = Scratch::new()?;
-    let small = lab.serve(&one, &disks_at(&[(0, 0)], &one)?)?;
+    let small = lab.serve(&one, &Disks::sparse(&[(0, 0)], &one)?)?;
     let resident_with_one = small.daemon.as_ref().map(Daemon::resident).transpose()?;
     small.stop()?;
 
     let scratch = Scratch::new()?;
-    let storage = lab.serve(&scratch, &disks_at(&addresses, &scratch)?)?;
+    let storage = lab.serve(&scratch, &Disks::sparse(&addresses, &scratch)?)?;
     let mut script = String::from(
         r#"
 rmmod virtio_scsi
