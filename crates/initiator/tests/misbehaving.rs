@@ -9,11 +9,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use lunar_initiator::{Error, Initiator, Options, Request, feature};
+use lunar_initiator::{Address, Command, Data, Error, Initiator, Options, Request, feature};
 
 const TIMEOUT: Duration = Duration::from_millis(200);
 
-/// What connecting to a server gives that runs `serve` on its end.
+/// What connecting to a server gives that runs `serve` on its end, and then a command.
 fn connect(serve: impl FnOnce(UnixStream) + Send) -> Error {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let options = Options {
@@ -23,7 +23,9 @@ fn connect(serve: impl FnOnce(UnixStream) + Send) -> Error {
     std::thread::scope(|scope| {
         let server = scope.spawn(|| serve(theirs));
         let start = Instant::now();
-        let error = Initiator::attach(ours, options).unwrap_err();
+        let ready = Command::new(Address([1, 0, 0, 0, 0, 0, 0, 0]), &[0; 6], Data::None);
+        let attached = Initiator::attach(ours, options);
+        let error = attached.and_then(|mut i| i.command(&ready)).unwrap_err();
         assert!(start.elapsed() < 10 * TIMEOUT, "{error} came late");
         server.join().unwrap();
         error
