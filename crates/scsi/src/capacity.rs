@@ -1,4 +1,4 @@
-//! READ CAPACITY data (SBC-3 5.15.2 and 5.16.2, SC-018): how big a disk is and how its blocks behave.
+//! READ CAPACITY data (SBC-3, SC-018): how big a disk is and how its blocks behave.
 
 use crate::be::{Fields, bytes_at};
 

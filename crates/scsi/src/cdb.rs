@@ -9,7 +9,7 @@ use crate::be::Fields;
 /// Bytes a transport delivers for a CDB; shorter commands leave the rest unused.
 pub const MAX_LEN: usize = 32;
 
-/// A CDB's length by the group code in its opcode (SPC-4 4.2.5.1); `None` for the variable-length opcodes 7Eh and 7Fh,
+/// A CDB's length by the group code in its opcode (SPC-4 4.2); `None` for the variable-length opcodes 7Eh and 7Fh,
 /// and for the reserved and vendor-specific groups.
 #[must_use]
 pub const fn group_length(opcode: u8) -> Option<u8> {

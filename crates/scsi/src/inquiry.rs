@@ -1,4 +1,4 @@
-//! Standard INQUIRY data (SPC-4 6.6.2, SC-010): who a logical unit is.
+//! Standard INQUIRY data (SPC-4 6.6, SC-010): who a logical unit is.
 
 use crate::be::{Fields, u8_at};
 use crate::table::DeviceType;
@@ -48,7 +48,7 @@ impl Peripheral {
     }
 }
 
-/// VERSION DESCRIPTOR values (SPC-4 table 143): the standards a unit claims to follow.
+/// VERSION DESCRIPTOR values: the standards a unit claims to follow.
 pub mod version {
     /// SAM-5, no version claimed.
     pub const SAM_5: u16 = 0x00a0;
@@ -104,7 +104,7 @@ impl StandardInquiry<'_> {
     }
 }
 
-/// A left-aligned ASCII field, padded with spaces (SPC-4 4.3.1). What is too long is cut, what is not printable ASCII
+/// A left-aligned ASCII field, padded with spaces (SPC-4). What is too long is cut, what is not printable ASCII
 /// becomes a space.
 #[must_use]
 pub fn ascii<const N: usize>(text: &str) -> [u8; N] {

@@ -61,7 +61,7 @@ impl fmt::Display for Lun {
 pub enum LunAddress {
     /// An ordinary logical unit.
     Unit(Lun),
-    /// A well-known logical unit (extended addressing, SAM-5 4.7.7.5.1), such as [`LunAddress::REPORT_LUNS`].
+    /// A well-known logical unit (extended addressing, SAM-5 4.7), such as [`LunAddress::REPORT_LUNS`].
     WellKnown(u8),
 }
 

@@ -1,4 +1,4 @@
-//! Mode parameters (SPC-4 6.12 to 6.15 and 7.5, SC-020): what an initiator may read and change about a unit.
+//! Mode parameters (SPC-4 7.5, SC-020): what an initiator may read and change about a unit.
 //!
 //! A unit declares its pages, each with default bytes and a mask of the bits that may be changed ([`ModePage`]).
 //! [`ModePages::sense`] answers MODE SENSE from them. [`ModePages::select`] checks a whole MODE SELECT list and returns
@@ -52,13 +52,13 @@ pub struct Preamble {
     pub blocks: Option<BlockDescriptor>,
 }
 
-/// The DEVICE-SPECIFIC PARAMETER of a disk (SBC-3 6.5.1): WP and DPOFUA.
+/// The DEVICE-SPECIFIC PARAMETER of a disk: WP and DPOFUA.
 #[must_use]
 pub const fn disk_parameter(write_protected: bool, dpo_fua: bool) -> u8 {
     (write_protected as u8) << 7 | (dpo_fua as u8) << 4
 }
 
-/// The block descriptor of a disk (SBC-3 6.5.2).
+/// The block descriptor of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct BlockDescriptor {
     /// NUMBER OF LOGICAL BLOCKS.
@@ -167,7 +167,7 @@ impl ModePages {
     }
 }
 
-/// Whether MODE SENSE for page and subpage `wanted` returns the page `key` (SPC-4 table 176).
+/// Whether MODE SENSE for page and subpage `wanted` returns the page `key`.
 fn is_selected(key: (u8, u8), wanted: (u8, u8)) -> bool {
     match wanted {
         (ALL_PAGES, ALL_SUBPAGES) => true,

@@ -93,7 +93,7 @@ fn cdb_size(row: &Row) -> [u8; 2] {
         .to_be_bytes()
 }
 
-/// The command timeouts descriptor (SPC-4 6.35.4).
+/// The command timeouts descriptor.
 fn timeouts_descriptor(row: &Row) -> [u8; 12] {
     let mut descriptor = [0; 12];
     descriptor.put_u16::<0>(10);

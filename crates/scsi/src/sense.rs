@@ -11,7 +11,7 @@ use std::fmt;
 pub use additional::AdditionalSense;
 pub use wire::{Format, SenseData};
 
-/// The first classification of an error (SPC-4 4.5.6).
+/// The first classification of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum SenseKey {
@@ -97,7 +97,7 @@ impl fmt::Display for SenseKey {
     }
 }
 
-/// Where the field in error is (SPC-4 4.5.2.4.2): in the CDB or in the parameter data, at which byte, and, if it is not
+/// Where the field in error is (SC-030): in the CDB or in the parameter data, at which byte, and, if it is not
 /// the whole byte, at which bit (the leftmost of the field).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FieldPointer {
@@ -109,7 +109,7 @@ pub struct FieldPointer {
     pub bit: Option<u8>,
 }
 
-/// The SENSE KEY SPECIFIC field; its meaning depends on the sense key (SPC-4 4.5.2.4).
+/// The SENSE KEY SPECIFIC field; its meaning depends on the sense key (SC-030).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeySpecific {
     /// ILLEGAL REQUEST: what is wrong.

@@ -17,7 +17,7 @@ use crate::be::Fields;
 use crate::cdb::{Cdb, MAX_LEN};
 use crate::sense::{AdditionalSense, Sense};
 
-/// PERIPHERAL DEVICE TYPE (SPC-4 6.4.2).
+/// PERIPHERAL DEVICE TYPE (SPC-4 6.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum DeviceType {
@@ -136,7 +136,7 @@ pub enum Direction {
     Out,
 }
 
-/// How a command fares under another nexus' persistent reservation: the groups of SC-042 (SPC-4 table 68).
+/// How a command fares under another nexus' persistent reservation: the groups of SC-042.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReservationClass {
     /// Allowed under every reservation.
@@ -176,7 +176,7 @@ pub struct Row {
     pub nominal_timeout: u32,
     /// An initiator should not give up before so many seconds.
     pub recommended_timeout: u32,
-    /// CDB usage data (SPC-4 6.35.3) of a unit without features: the opcode, the service action, and ones elsewhere for
+    /// CDB usage data (SPC-4 6.35) of a unit without features: the opcode, the service action, and ones elsewhere for
     /// bits that mean something. Its length is the CDB's.
     usage: &'static [u8],
     optional: &'static [OptionalBits],

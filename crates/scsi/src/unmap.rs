@@ -1,4 +1,4 @@
-//! The parameter list of UNMAP (SBC-3 5.27.2, SC-060).
+//! The parameter list of UNMAP (SBC-3, SC-060).
 
 use crate::be::{Fields, u16_at};
 use crate::sense::{AdditionalSense, Sense};

@@ -2,15 +2,15 @@
 
 /// Page and subpage codes.
 pub mod code {
-    /// Read-Write Error Recovery (SBC-3 6.5.6).
+    /// Read-Write Error Recovery (SBC-3).
     pub const READ_WRITE_ERROR_RECOVERY: (u8, u8) = (0x01, 0x00);
-    /// Caching (SBC-3 6.5.5).
+    /// Caching (SBC-3).
     pub const CACHING: (u8, u8) = (0x08, 0x00);
-    /// Control (SPC-4 7.5.8).
+    /// Control (SPC-4).
     pub const CONTROL: (u8, u8) = (0x0a, 0x00);
-    /// Control Extension (SPC-4 7.5.9).
+    /// Control Extension (SPC-4).
     pub const CONTROL_EXTENSION: (u8, u8) = (0x0a, 0x01);
-    /// Informational Exceptions Control (SBC-3 6.5.7).
+    /// Informational Exceptions Control (SBC-3).
     pub const INFORMATIONAL_EXCEPTIONS: (u8, u8) = (0x1c, 0x00);
 }
 

@@ -62,7 +62,7 @@ impl Sense {
         }
     }
 
-    /// A number too big for a fixed-format field is left out: VALID is 0 then (SPC-4 4.5.3).
+    /// A number too big for a fixed-format field is left out: VALID is 0 then (SC-031).
     fn encode_fixed(&self) -> SenseData {
         let mut out = SenseData {
             bytes: [0; SenseData::CAPACITY],

@@ -1,6 +1,6 @@
 //! The rows of the command table.
 //!
-//! A row gives the command's name and its CDB usage data (SPC-4 6.35.3), exactly as REPORT SUPPORTED OPERATION CODES
+//! A row gives the command's name and its CDB usage data (SPC-4 6.35), exactly as REPORT SUPPORTED OPERATION CODES
 //! returns them (SC-072), then what deviates from the defaults of [`new`](Row::new). Bits that only some units support
 //! are not in the usage data but in [`optional`](Row::optional). The CONTROL byte, always the last, is zero: no unit
 //! supports NACA.
@@ -125,82 +125,82 @@ const ALL_UNITS: DeviceTypes = DeviceTypes::UNITS.union(DeviceTypes::WELL_KNOWN)
 const ALL: DeviceTypes = ALL_UNITS.union(DeviceTypes::ABSENT);
 
 commands! {
-    /// Can the medium be accessed? SPC-4 6.47.
+    /// Can the medium be accessed? SPC-4.
     TestUnitReady, None: [
         ("TEST UNIT READY", [0x00, 0, 0, 0, 0, 0]).on(ALL_UNITS).reservation(Always),
     ],
-    /// Report sense data as parameter data. SPC-4 6.39.
+    /// Report sense data as parameter data. SPC-4.
     RequestSense, In: [
         ("REQUEST SENSE", [0x03, 0x01, 0, 0, F, 0]).on(ALL).reservation(Always).passes_unit_attention(),
     ],
-    /// Standard INQUIRY data or a VPD page. SPC-4 6.6.
+    /// Standard INQUIRY data or a VPD page. SPC-4.
     Inquiry, In: [
         ("INQUIRY", [0x12, 0x01, F, F, F, 0]).on(ALL).reservation(Always).passes_unit_attention(),
     ],
-    /// The logical units of this target. SPC-4 6.33.
+    /// The logical units of this target. SPC-4.
     ReportLuns, In: [
         ("REPORT LUNS", [0xa0, 0, F, 0, 0, 0, F, F, F, F, 0, 0]).on(ALL).reservation(Always).passes_unit_attention(),
     ],
-    /// The commands of this unit. SPC-4 6.35.
+    /// The commands of this unit. SPC-4.
     ReportSupportedOperationCodes, In: [
         ("REPORT SUPPORTED OPERATION CODES", [0xa3, 0x0c, 0x87, F, F, F, F, F, F, F, 0, 0])
             .with_service_action().on(DeviceTypes::UNITS).reservation(Read),
     ],
-    /// Mode pages behind a 4-byte header. SPC-4 6.14.
+    /// Mode pages behind a 4-byte header. SPC-4.
     ModeSense6, In: [("MODE SENSE(6)", [0x1a, 0x08, F, F, F, 0]).reservation(Read)],
-    /// Mode pages behind an 8-byte header. SPC-4 6.15.
+    /// Mode pages behind an 8-byte header. SPC-4.
     ModeSense10, In: [("MODE SENSE(10)", [0x5a, 0x18, F, F, 0, 0, 0, F, F, 0]).reservation(Read)],
-    /// Change mode pages. SPC-4 6.12.
+    /// Change mode pages. SPC-4.
     ModeSelect6, Out: [("MODE SELECT(6)", [0x15, 0x10, 0, 0, F, 0])],
-    /// Change mode pages. SPC-4 6.13.
+    /// Change mode pages. SPC-4.
     ModeSelect10, Out: [("MODE SELECT(10)", [0x55, 0x10, 0, 0, 0, 0, 0, F, F, 0])],
-    /// Capacity and block size. SBC-3 5.15.
+    /// Capacity and block size. SBC-3.
     ReadCapacity10, In: [("READ CAPACITY(10)", [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]).reservation(Always)],
-    /// Capacity, block size, provisioning, protection. SBC-3 5.16.
+    /// Capacity, block size, provisioning, protection. SBC-3.
     ReadCapacity16, In: [
         ("READ CAPACITY(16)", [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0])
             .with_service_action().reservation(Always),
     ],
-    /// Blocks to the initiator. SBC-3 5.10 ff.
+    /// Blocks to the initiator. SBC-3.
     Read, In: [
         ("READ(6)", [0x08, 0x1f, F, F, F, 0]).reservation(Read),
         ("READ(10)", [0x28, 0, F, F, F, F, 0, F, F, 0]).optional(DPO_FUA).reservation(Read),
         ("READ(12)", [0xa8, 0, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA).reservation(Read),
         ("READ(16)", [0x88, 0, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA).reservation(Read),
     ],
-    /// Blocks from the initiator. SBC-3 5.32 ff.
+    /// Blocks from the initiator. SBC-3.
     Write, Out: [
         ("WRITE(6)", [0x0a, 0x1f, F, F, F, 0]),
         ("WRITE(10)", [0x2a, 0, F, F, F, F, 0, F, F, 0]).optional(DPO_FUA),
         ("WRITE(12)", [0xaa, 0, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA),
         ("WRITE(16)", [0x8a, 0, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA),
     ],
-    /// Check that blocks can be read; with BYTCHK, that they equal the data sent. SBC-3 5.28 ff.
+    /// Check that blocks can be read; with BYTCHK, that they equal the data sent. SBC-3.
     Verify, Out: [
         ("VERIFY(10)", [0x2f, 0x06, F, F, F, F, 0, F, F, 0]).optional(DPO).reservation(Read),
         ("VERIFY(12)", [0xaf, 0x06, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO).reservation(Read),
         ("VERIFY(16)", [0x8f, 0x06, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO).reservation(Read),
     ],
-    /// Write what is cached to the medium. SBC-3 5.25 f.
+    /// Write what is cached to the medium. SBC-3.
     SynchronizeCache, None: [
         ("SYNCHRONIZE CACHE(10)", [0x35, 0x02, F, F, F, F, 0, F, F, 0]).recommended_timeout(60),
         ("SYNCHRONIZE CACHE(16)", [0x91, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).recommended_timeout(60),
     ],
-    /// Give blocks back. SBC-3 5.27.
+    /// Give blocks back. SBC-3.
     Unmap, Out: [
         ("UNMAP", [0x42, 0, 0, 0, 0, 0, 0, F, F, 0]).requires(Features::PROVISIONING).recommended_timeout(60),
     ],
-    /// One block's data to many blocks. SBC-3 5.41 f.
+    /// One block's data to many blocks. SBC-3.
     WriteSame, Out: [
         ("WRITE SAME(10)", [0x41, 0, F, F, F, F, 0, F, F, 0]).optional(UNMAP).recommended_timeout(120),
         ("WRITE SAME(16)", [0x93, 0x01, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0])
             .optional(UNMAP).recommended_timeout(120),
     ],
-    /// Start, stop, load and eject. SBC-3 5.24.
+    /// Start, stop, load and eject. SBC-3.
     StartStopUnit, None: [
         ("START STOP UNIT", [0x1b, 0x01, 0, 0, 0x05, 0]).optional(LOEJ).reservation(StartStop),
     ],
-    /// Lock the medium in. SPC-4 6.20 (SBC-3 5.8).
+    /// Lock the medium in. SPC-4, SBC-3.
     PreventAllowMediumRemoval, None: [
         ("PREVENT ALLOW MEDIUM REMOVAL", [0x1e, 0, 0, 0, 0x01, 0])
             .requires(Features::REMOVABLE).reservation(PreventAllow),

@@ -1,4 +1,4 @@
-//! Designators: the names of a logical unit, its port and its target in VPD page 83h (SPC-4 7.8.6, SC-013).
+//! Designators: the names of a logical unit, its port and its target in VPD page 83h (SPC-4 7.8, SC-013).
 
 use std::fmt;
 
