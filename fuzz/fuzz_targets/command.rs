@@ -110,7 +110,9 @@ async fn run_input(reactor: Handle, input: Input) {
     let disk = Disk::new(config, Arc::clone(&image)).unwrap();
     let nexuses = [NexusId(1), NexusId(2)];
     let seen = [Seen::default(), Seen::default()];
-    nexuses.map(|nexus| disk.state().add_nexus(nexus));
+    for nexus in nexuses {
+        disk.state().add_nexus(nexus);
+    }
     let mut model = Model {
         bytes: vec![0; SIZE],
         block: block as usize,
