@@ -129,14 +129,15 @@ impl<T> LunMap<T> {
 
 impl<T> Target<T> {
     fn luns(&self) -> impl Iterator<Item = (u16, &T)> {
-        let slots = self.pages.iter().flat_map(|page| {
-            let present = page.iter().flat_map(|p| p.iter().map(Option::as_ref));
-            let missing = std::iter::repeat_n(None, if page.is_some() { 0 } else { PAGE });
-            present.chain(missing)
-        });
-        (0u16..)
-            .zip(slots)
-            .filter_map(|(lun, value)| Some((lun, value?)))
+        // A missing page is one step, not one for each of its slots.
+        let pages = (0..LUNS).step_by(PAGE).zip(&self.pages);
+        pages
+            .filter_map(|(first, page)| Some((first, page.as_deref()?)))
+            .flat_map(|(first, page)| {
+                (first..)
+                    .zip(page)
+                    .filter_map(|(lun, slot)| Some((lun, slot.as_ref()?)))
+            })
     }
 }
 

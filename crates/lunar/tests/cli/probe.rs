@@ -76,3 +76,27 @@ fn nobody_listens() {
         stderr(&output)
     );
 }
+
+#[test]
+fn three_hundred_units_over_all_targets_are_found() {
+    let place = Place::new();
+    let mut arguments = vec!["--socket-path".to_owned(), "s".to_owned()];
+    // LUN 0 of every target, and the last LUN of the first 44.
+    for number in 0..300 {
+        let (target, lun) = (number % 256, number / 256 * 16383);
+        arguments.extend([
+            "--blockdev".to_owned(),
+            format!("null-co,node-name=n{number}"),
+            "--device".to_owned(),
+            format!("scsi-hd,drive=n{number},scsi-id={target},lun={lun}"),
+        ]);
+    }
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let _server = place.serve(&arguments, &["s"]);
+    let output = place.run(&["probe", "s"]);
+    let text = stdout(&output);
+    assert!(text.ends_with("\n300 logical units\n"), "{text}");
+    for address in ["[0:0:0:0]", "[0:0:43:16383]", "[0:0:255:0]"] {
+        assert!(text.contains(address), "{address}");
+    }
+}
