@@ -56,7 +56,12 @@ impl Bell {
 
     /// Whether anything was rung since the last call.
     pub(crate) fn take_woken(&self) -> bool {
-        self.woken.load(Ordering::Relaxed) && self.woken.swap(false, Ordering::SeqCst)
+        self.is_woken() && self.woken.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether anything was rung since the last [`Bell::take_woken`].
+    pub(crate) fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::Relaxed)
     }
 
     /// Makes the next [`Bell::take_woken`] say yes.

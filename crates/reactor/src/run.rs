@@ -12,6 +12,9 @@ use crate::{App, Token};
 /// Messages handled in one turn, so that a flood of them cannot starve the rings.
 const MESSAGES_PER_TURN: usize = 64;
 
+/// Turns without anything in flight that a stopping loop may still find work in.
+const STOPPING_TURNS: u32 = 1000;
+
 /// How a reactor is set up.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -135,9 +138,11 @@ fn run<A: App>(app: &mut A, handle: &Handle, mailbox: &Mailbox<A::Message>, spin
     let bell = ring.watch(event, Some(BELL));
     let mut spinning = Spin::new(spin);
     let mut stopping = false;
+    let mut grace = STOPPING_TURNS;
     loop {
         let mut worked = false;
-        if mailbox.bell.take_woken() {
+        let woken = mailbox.bell.take_woken();
+        if woken {
             for _ in 0..MESSAGES_PER_TURN {
                 let Some(message) = mailbox.take() else { break };
                 app.message(message);
@@ -155,15 +160,22 @@ fn run<A: App>(app: &mut A, handle: &Handle, mailbox: &Mailbox<A::Message>, spin
             Event::Ready(BELL) => {}
             Event::Ready(token) => app.ready(token),
         });
-        worked |= handle.executor.run();
+        // Every wake rings the bell, so a quiet one saves the look at the list of tasks.
+        if woken || mailbox.bell.is_woken() {
+            worked |= handle.executor.run();
+        }
         app.flush();
         ring.submit();
+        if stopping && ring.in_flight() == 0 {
+            // An application that always finds work must not keep the thread alive.
+            grace = grace.saturating_sub(1);
+            if !worked || grace == 0 {
+                break;
+            }
+        }
         if worked {
             spinning.restart();
             continue;
-        }
-        if stopping && ring.in_flight() == 0 {
-            break;
         }
         if !stopping && spinning.goes_on() {
             std::hint::spin_loop();

@@ -26,6 +26,8 @@ struct Bench {
     ready: Sender<u64>,
     watches: Vec<Watch>,
     work: VecDeque<u32>,
+    /// Claims to have found work, for ever.
+    restless: bool,
 }
 
 impl App for Bench {
@@ -41,7 +43,7 @@ impl App for Bench {
         let _ = self.ready.send(token.0);
     }
     fn poll(&mut self) -> bool {
-        self.work.pop_front().is_some()
+        self.restless || self.work.pop_front().is_some()
     }
     fn flush(&mut self) {}
     fn arm(&mut self) -> bool {
@@ -66,6 +68,7 @@ impl Fixture {
             ready,
             watches: Vec::new(),
             work: VecDeque::new(),
+            restless: false,
         })
         .unwrap();
         Fixture {
@@ -419,4 +422,11 @@ fn a_registered_file_may_be_dropped_while_its_operation_runs() {
         shared.take()
     });
     assert_eq!(read, vec![3u8; 4096]);
+}
+
+#[test]
+fn an_application_that_always_finds_work_can_be_stopped() {
+    let fixture = Fixture::new();
+    fixture.run(|bench| bench.restless = true);
+    // Dropping the fixture joins the thread.
 }
