@@ -22,6 +22,7 @@ mod demo;
 mod guest_image;
 mod guest_tests;
 mod kernel;
+mod picture;
 mod process;
 mod qemu;
 mod scratch;
@@ -54,6 +55,9 @@ enum Command {
     Demo(demo::Options),
     /// Run everything that a change must pass: formatting, lints, documentation, licences, tests, guest tests
     Test(test::Options),
+    /// Draw the terminal text on standard input as an SVG image
+    #[command(hide = true)]
+    Picture,
 }
 
 fn main() -> ExitCode {
@@ -62,6 +66,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Demo(options) => demo::run(options),
         Command::Test(options) => test::run(options),
+        Command::Picture => picture::run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::{Figures, Lab};
 use crate::process::{read, tied};
+use crate::qemu::path_value;
 use crate::scratch::Scratch;
 use crate::storage::{Disks, create};
 
@@ -75,7 +76,11 @@ pub fn a_qcow2_written_like_its_raw_twin_compares_equal(lab: &Lab) -> Result<Fig
     let mut disks = Disks::default();
     for (format, path) in [("raw", &raw), ("qcow2", &qcow2)] {
         create(format, path, "256M")?;
-        disks.image(path, &scratch)?;
+        let drive = format!(
+            "file={},format={format},discard=unmap",
+            path_value(path)
+        );
+        disks.add(&drive, &scratch)?;
     }
     let storage = lab.serve(&scratch, &disks)?;
     lab.guest(

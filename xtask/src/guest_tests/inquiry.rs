@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::{Figures, Lab};
+use crate::qemu::path_value;
 use crate::scratch::Scratch;
 use crate::storage::{Disks, create};
 
@@ -12,7 +13,11 @@ pub fn scsi_tools_have_nothing_to_complain_about(lab: &Lab) -> Result<Figures> {
     for format in ["raw", "qcow2"] {
         let path = scratch.join(&format!("disk.{format}"));
         create(format, &path, "64M")?;
-        disks.image(&path, &scratch)?;
+        let drive = format!(
+            "file={},format={format},discard=unmap",
+            path_value(&path)
+        );
+        disks.add(&drive, &scratch)?;
     }
     let storage = lab.serve(&scratch, &disks)?;
     let outcome = lab.guest(
