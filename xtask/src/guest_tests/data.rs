@@ -76,10 +76,7 @@ pub fn a_qcow2_written_like_its_raw_twin_compares_equal(lab: &Lab) -> Result<Fig
     let mut disks = Disks::default();
     for (format, path) in [("raw", &raw), ("qcow2", &qcow2)] {
         create(format, path, "256M")?;
-        let drive = format!(
-            "file={},format={format},discard=unmap",
-            path_value(path)
-        );
+        let drive = format!("file={},format={format},discard=unmap", path_value(path));
         disks.add(&drive, &scratch)?;
     }
     let storage = lab.serve(&scratch, &disks)?;

@@ -13,10 +13,7 @@ pub fn scsi_tools_have_nothing_to_complain_about(lab: &Lab) -> Result<Figures> {
     for format in ["raw", "qcow2"] {
         let path = scratch.join(&format!("disk.{format}"));
         create(format, &path, "64M")?;
-        let drive = format!(
-            "file={},format={format},discard=unmap",
-            path_value(&path)
-        );
+        let drive = format!("file={},format={format},discard=unmap", path_value(&path));
         disks.add(&drive, &scratch)?;
     }
     let storage = lab.serve(&scratch, &disks)?;
