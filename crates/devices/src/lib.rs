@@ -15,10 +15,12 @@
 //! Everything later is sense data for the initiator; block errors become sense data in one place.
 
 mod disk;
+mod sidecar;
 
 use std::fmt::Display;
 
 pub use disk::{Disk, DiskConfig};
+pub use sidecar::{Sidecar, SidecarError};
 
 /// A property that cannot have its value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
