@@ -32,7 +32,7 @@ struct Input {
 #[derive(Arbitrary, Debug)]
 struct Step {
     second_nexus: bool,
-    cdb: [u8; 16],
+    cdb: [u8; 32],
     /// One byte, repeated, or these bytes.
     out: Result<(u8, u16), Vec<u8>>,
     room: u16,
@@ -118,8 +118,7 @@ async fn run_input(reactor: Handle, input: Input) {
         block: block as usize,
     };
     for step in input.steps.into_iter().take(32) {
-        let mut cdb = [0; 32];
-        cdb[..16].copy_from_slice(&step.cdb);
+        let cdb = step.cdb;
         let mut out = match step.out {
             Ok((byte, len)) => vec![byte; usize::from(len)],
             Err(bytes) => bytes,

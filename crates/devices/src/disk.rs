@@ -2,13 +2,14 @@
 
 mod capacity;
 mod config;
+mod defects;
 mod error;
 mod identity;
 mod inquiry;
 mod medium;
 mod mode;
 mod power;
-
+mod prefetch;
 mod transfer;
 mod unmap;
 mod verify;
@@ -115,11 +116,15 @@ impl LogicalUnit for Disk {
             Operation::Read => transfer::read(&self.unit, &command),
             Operation::Write => transfer::write(&self.unit, &command),
             Operation::Verify => verify::verify(&self.unit, &command),
+            Operation::WriteAndVerify => verify::write_and_verify(&self.unit, &command),
+            Operation::PreFetch => prefetch::prefetch(&self.unit, &command),
             Operation::SynchronizeCache => transfer::synchronize(&self.unit, &command),
             Operation::Unmap => unmap::unmap(&self.unit, &command),
             Operation::WriteSame => write_same::write_same(&self.unit, &command),
             Operation::ReadCapacity10 => capacity::read_capacity_10(&self.unit, command),
             Operation::ReadCapacity16 => capacity::read_capacity_16(&self.unit, command),
+            Operation::ReadDefectData10 => defects::read_defect_data_10(&self.unit, command),
+            Operation::ReadDefectData12 => defects::read_defect_data_12(&self.unit, command),
             Operation::StartStopUnit => power::start_stop(&self.unit, &command),
             Operation::PreventAllowMediumRemoval => power::prevent_allow(&self.unit, &command),
             _ => Ok(spc::execute(self, row, command)),

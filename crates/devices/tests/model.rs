@@ -26,7 +26,8 @@ struct Step {
 fn cdb() -> impl Strategy<Value = Vec<u8>> {
     let opcode = prop::sample::select(vec![
         0x00, 0x08, 0x0A, 0x12, 0x15, 0x1A, 0x1B, 0x1E, 0x25, 0x28, 0x2A, 0x2F, 0x35, 0x41, 0x42,
-        0x55, 0x5A, 0x88, 0x8A, 0x8F, 0x91, 0x93, 0x9E, 0xA0, 0xA3, 0xA8, 0xAA, 0xAF,
+        0x55, 0x5A, 0x88, 0x8A, 0x8F, 0x91, 0x93, 0x9E, 0xA0, 0xA3, 0xA8, 0xAA, 0xAF, 0x2E, 0x34,
+        0x37, 0x8E, 0x90, 0xAE, 0xB7, 0x7F, 0x7F, 0x7F,
     ]);
     let flags = prop::sample::select(vec![0u8, 0, 0, 0x01, 0x02, 0x06, 0x08, 0x09, 0x10, 0x18]);
     (opcode, flags, 0..=BLOCKS, 0u8..9).prop_map(
@@ -35,6 +36,26 @@ fn cdb() -> impl Strategy<Value = Vec<u8>> {
             match opcode {
                 0x00..=0x1F => vec![opcode, 0, 0, lba32[3], blocks, 0],
                 0x20..=0x5F => [&[opcode, flags], &lba32[..], &[0, 0, blocks, 0]].concat(),
+                // READ, VERIFY, WRITE, WRITE AND VERIFY or WRITE SAME of 32 bytes, by the lowest bits of the LBA.
+                0x7F => [
+                    &[
+                        0x7F,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0x18,
+                        0,
+                        0x09 + lba32[3] % 5,
+                        flags,
+                        0,
+                    ],
+                    &lba.to_be_bytes()[..],
+                    &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, blocks],
+                ]
+                .concat(),
                 0xA0..=0xBF => [&[opcode, flags], &lba32[..], &[0, 0, 0, blocks, 0, 0]].concat(),
                 _ => [
                     &[opcode, flags],

@@ -45,6 +45,13 @@ impl Cdb<'_> {
         }
     }
 
+    /// ADDITIONAL CDB LENGTH of a variable-length CDB.
+    #[inline]
+    #[must_use]
+    pub fn additional_length(self) -> u8 {
+        self.0.u8::<7>()
+    }
+
     /// Byte 1, the home of most flag bits.
     #[inline]
     #[must_use]
@@ -106,9 +113,10 @@ impl Cdb<'_> {
         }
     }
 
-    /// The byte of a READ, WRITE or VERIFY CDB that holds the PROTECT, DPO, FUA and BYTCHK fields.
+    /// The byte of a READ, WRITE, VERIFY or WRITE SAME CDB that holds its flags: PROTECT, DPO, FUA, BYTCHK, UNMAP, NDOB.
     #[inline]
-    fn block_flags(self) -> u8 {
+    #[must_use]
+    pub fn block_flags(self) -> u8 {
         if self.opcode() == 0x7f {
             self.0.u8::<10>()
         } else {

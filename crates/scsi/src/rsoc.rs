@@ -148,7 +148,11 @@ mod tests {
                 let mut accepted = 0;
                 for action in 0..32u8 {
                     let mut cdb = [0; 32];
-                    cdb[..2].copy_from_slice(&[opcode, action]);
+                    if opcode == 0x7f {
+                        cdb[..10].copy_from_slice(&[opcode, 0, 0, 0, 0, 0, 0, 0x18, 0, action]);
+                    } else {
+                        cdb[..2].copy_from_slice(&[opcode, action]);
+                    }
                     let Ok(row) = decode(profile, &cdb) else {
                         continue;
                     };

@@ -276,11 +276,17 @@ pub fn decode(profile: Profile, cdb: &[u8; MAX_LEN]) -> Result<&'static Row, Sen
             .service_action()
             .is_none_or(|action| action == view.service_action());
         if wanted && row.is_supported_by(profile) {
+            if view.opcode() == 0x7f && view.additional_length() != ADDITIONAL_LENGTH {
+                return Err(Sense::invalid_field_in_cdb(7));
+            }
             return row.check_reserved(profile, cdb).map(|()| row);
         }
     }
     Err(unknown(profile, view))
 }
+
+/// ADDITIONAL CDB LENGTH of the variable-length commands: they have 32 bytes, of which the first 8 do not count.
+const ADDITIONAL_LENGTH: u8 = 0x18;
 
 /// 5/24/00 with a pointer to the leftmost of these bits.
 #[cold]
@@ -301,10 +307,12 @@ fn highest_bit(byte: u8) -> Option<u8> {
 fn unknown(profile: Profile, cdb: Cdb<'_>) -> Sense {
     if profile.device == DeviceType::Absent {
         Sense::illegal_request(AdditionalSense::LOGICAL_UNIT_NOT_SUPPORTED)
-    } else if profile.rows_of(cdb.opcode()).next().is_some() {
-        Sense::invalid_bits_in_cdb(1, 4)
-    } else {
+    } else if profile.rows_of(cdb.opcode()).next().is_none() {
         Sense::illegal_request(AdditionalSense::INVALID_OPERATION_CODE)
+    } else if cdb.opcode() == 0x7f {
+        Sense::invalid_field_in_cdb(8)
+    } else {
+        Sense::invalid_bits_in_cdb(1, 4)
     }
 }
 

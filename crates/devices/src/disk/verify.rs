@@ -1,4 +1,4 @@
-//! VERIFY: reads the medium, and compares it with what the initiator has sent if BYTCHK says so.
+//! VERIFY, and WRITE AND VERIFY: the medium is read, and compared with what the initiator has sent if BYTCHK says so.
 
 use std::sync::Arc;
 
@@ -31,7 +31,14 @@ pub(super) fn verify(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outcome,
         0 => (Against::Nothing, 0),
         1 => (Against::Bytes(data), extent.len),
         3 => (Against::Block(data), block),
-        _ => return Err(Sense::invalid_bits_in_cdb(1, 2)),
+        _ => {
+            let flags = if command.fields().opcode() == 0x7F {
+                10
+            } else {
+                1
+            };
+            return Err(Sense::invalid_bits_in_cdb(flags, 2));
+        }
     };
     if extent.len == 0 {
         return Ok(Outcome::good(0));
@@ -44,6 +51,36 @@ pub(super) fn verify(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outcome,
         compare(&medium, extent, against, block).await?;
         // Not longer than the buffer, whose length is a usize.
         Ok(usize::try_from(sent).unwrap_or(usize::MAX))
+    }))
+}
+
+/// The data is on the medium before it is read back.
+pub(super) fn write_and_verify(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outcome, Sense> {
+    unit.power.ready()?;
+    unit.writable()?;
+    let extent = unit.transfer(command)?;
+    if extent.len == 0 {
+        return Ok(Outcome::good(0));
+    }
+    let data = command.data_out;
+    let len = match usize::try_from(extent.len) {
+        Ok(len) if len <= data.len() => len,
+        _ => return Ok(Outcome::Overrun),
+    };
+    let against = match command.fields().bytchk() {
+        0 => Against::Nothing,
+        _ => Against::Bytes(data),
+    };
+    let block = u64::from(unit.limits.block_size());
+    let medium = Medium::of(unit, command)?;
+    Ok(task(async move {
+        let fua = !medium.unit().write_cache();
+        let kind = OpKind::Write { fua };
+        medium
+            .run_list(kind, extent.offset, data.slice(0, len))
+            .await?;
+        compare(&medium, extent, against, block).await?;
+        Ok(len)
     }))
 }
 
@@ -64,10 +101,9 @@ async fn compare(
         let difference = match against {
             Against::Nothing => None,
             Against::Bytes(data) => first_difference(read, data, at).map(|d| at + d),
-            Against::Block(data) => (0u64..)
-                .step_by(usize::try_from(block).unwrap_or(usize::MAX))
-                .zip(read.chunks(usize::try_from(block).unwrap_or(usize::MAX)))
-                .find_map(|(_, read)| first_difference(read, data, 0)),
+            Against::Block(data) => read
+                .chunks(usize::try_from(block).unwrap_or(usize::MAX))
+                .find_map(|read| first_difference(read, data, 0)),
         };
         if let Some(at) = difference {
             // INFORMATION: the first byte of the data-out buffer that differs (SC-031).

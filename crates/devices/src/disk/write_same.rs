@@ -24,7 +24,7 @@ pub(super) fn write_same(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outc
         // WSNZ of VPD B0: "no blocks" does not mean "to the end".
         return Err(Sense::invalid_field_in_cdb(length_field(cdb.opcode())));
     }
-    let flags = cdb.byte1();
+    let flags = cdb.block_flags();
     let mut pattern = vec![0; unit.limits.block_size() as usize];
     let sent = if flags & NDOB != 0 {
         0

@@ -38,6 +38,8 @@ pub struct Recorder {
     pub failure: Mutex<Option<Error>>,
     /// Operations complete later instead of at once.
     pub slow: bool,
+    /// This byte reads as zero whatever is written there.
+    pub forgets_byte: Option<usize>,
 }
 
 impl Recorder {
@@ -57,6 +59,7 @@ impl Recorder {
             log: Mutex::default(),
             failure: Mutex::default(),
             slow: false,
+            forgets_byte: None,
         }
     }
 
@@ -66,8 +69,8 @@ impl Recorder {
             return Err(error);
         }
         let range = op.offset as usize..(op.offset + op.len) as usize;
-        let mut bytes = self.bytes.lock().unwrap();
-        let bytes = bytes.get_mut(range).ok_or(Error::OutOfRange)?;
+        let mut all = self.bytes.lock().unwrap();
+        let bytes = all.get_mut(range).ok_or(Error::OutOfRange)?;
         match op.kind {
             OpKind::Read => {
                 assert_eq!(
@@ -87,6 +90,9 @@ impl Recorder {
             }
             OpKind::Flush => {}
             OpKind::Discard | OpKind::WriteZeroes { .. } => bytes.fill(0),
+        }
+        if let Some(byte) = self.forgets_byte {
+            all[byte] = 0;
         }
         Ok(())
     }

@@ -16,9 +16,32 @@ fn number(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |n, &b| n << 8 | usize::from(b))
 }
 
+/// What a CDB is for, whatever its length.
+#[derive(PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    WriteSame,
+    Unmap,
+    Other,
+}
+
+fn kind(cdb: &[u8]) -> Kind {
+    match (cdb[0], cdb.get(8..10)) {
+        (0x08 | 0x28 | 0xA8 | 0x88, _) | (0x7F, Some([0, 0x09])) => Kind::Read,
+        (0x0A | 0x2A | 0xAA | 0x8A | 0x2E | 0xAE | 0x8E, _) | (0x7F, Some([0, 0x0B | 0x0C])) => {
+            Kind::Write
+        }
+        (0x41 | 0x93, _) | (0x7F, Some([0, 0x0D])) => Kind::WriteSame,
+        (0x42, _) => Kind::Unmap,
+        _ => Kind::Other,
+    }
+}
+
 /// First block and number of blocks that a READ, WRITE or WRITE SAME CDB names.
 fn range(cdb: &[u8]) -> (usize, usize) {
     match cdb[0] >> 5 {
+        3 => (number(&cdb[12..20]), number(&cdb[28..32])),
         0 => {
             let blocks = if cdb[4] == 0 {
                 256
@@ -37,15 +60,19 @@ impl Model {
     /// A command has ended with GOOD: follows it. The medium must be the same afterwards.
     pub fn good(&mut self, cdb: &[u8], out: &[u8]) {
         let block = self.block;
-        match cdb[0] {
-            0x0A | 0x2A | 0xAA | 0x8A => {
+        match kind(cdb) {
+            Kind::Write => {
                 let (lba, blocks) = range(cdb);
                 let len = blocks * block;
                 self.bytes[lba * block..][..len].copy_from_slice(&out[..len]);
             }
-            0x41 | 0x93 => {
+            Kind::WriteSame => {
                 let (lba, blocks) = range(cdb);
-                let no_data = cdb[0] == 0x93 && cdb[1] & 1 != 0;
+                let no_data = match cdb[0] {
+                    0x93 => cdb[1] & 1 != 0,
+                    0x7F => cdb[10] & 1 != 0,
+                    _ => false,
+                };
                 for to in self.bytes[lba * block..][..blocks * block].chunks_mut(block) {
                     if no_data {
                         to.fill(0);
@@ -54,7 +81,7 @@ impl Model {
                     }
                 }
             }
-            0x42 if number(&cdb[7..9]) >= 8 => {
+            Kind::Unmap if number(&cdb[7..9]) >= 8 => {
                 let list = &out[8..8 + number(&out[2..4])];
                 for descriptor in list.chunks_exact(16) {
                     let (lba, blocks) = (number(&descriptor[..8]), number(&descriptor[8..12]));
@@ -67,10 +94,10 @@ impl Model {
 
     /// What a READ that has ended with GOOD has returned, if the command was one.
     pub fn read(&self, cdb: &[u8]) -> Option<&[u8]> {
-        let (lba, blocks) = match cdb[0] {
-            0x08 | 0x28 | 0xA8 | 0x88 => range(cdb),
-            _ => return None,
-        };
+        if kind(cdb) != Kind::Read {
+            return None;
+        }
+        let (lba, blocks) = range(cdb);
         Some(&self.bytes[lba * self.block..][..blocks * self.block])
     }
 }

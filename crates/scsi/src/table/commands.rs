@@ -12,6 +12,10 @@ const F: u8 = 0xff;
 
 const DPO_FUA: &[OptionalBits] = &[OptionalBits::new(Features::DPO_FUA, 1, 0x18)];
 const DPO: &[OptionalBits] = &[OptionalBits::new(Features::DPO_FUA, 1, 0x10)];
+/// The same of a 32-byte CDB, where the flags of byte 1 are in byte 10.
+const DPO_FUA_32: &[OptionalBits] = &[OptionalBits::new(Features::DPO_FUA, 10, 0x18)];
+const DPO_32: &[OptionalBits] = &[OptionalBits::new(Features::DPO_FUA, 10, 0x10)];
+const UNMAP_32: &[OptionalBits] = &[OptionalBits::new(Features::PROVISIONING, 10, 0x08)];
 const UNMAP: &[OptionalBits] = &[OptionalBits::new(Features::PROVISIONING, 1, 0x08)];
 const LOEJ: &[OptionalBits] = &[OptionalBits::new(Features::REMOVABLE, 4, 0x02)];
 
@@ -96,6 +100,19 @@ impl Row {
         }
     }
 
+    /// Bytes 8 and 9 are a service action: a variable-length CDB (SPC-4 4.2.3).
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "evaluated at compile time, where an index out of bounds is an error"
+    )]
+    const fn with_long_service_action(self) -> Self {
+        let action = u16::from_be_bytes([self.usage[8], self.usage[9]]);
+        Self {
+            service_action: Some(action),
+            ..self
+        }
+    }
+
     const fn recommended_timeout(self, seconds: u32) -> Self {
         Self {
             recommended_timeout: seconds,
@@ -123,6 +140,14 @@ use ReservationClass::{Always, PreventAllow, Read, StartStop};
 
 const ALL_UNITS: DeviceTypes = DeviceTypes::UNITS.union(DeviceTypes::WELL_KNOWN);
 const ALL: DeviceTypes = ALL_UNITS.union(DeviceTypes::ABSENT);
+
+/// Usage data of a 32-byte block command: its service action and the flags that every unit has.
+const fn long(action: u8, flags: u8) -> [u8; 32] {
+    [
+        0x7f, 0, 0, 0, 0, 0, 0, 0x18, 0, action, flags, 0, F, F, F, F, F, F, F, F, 0, 0, 0, 0, 0,
+        0, 0, 0, F, F, F, F,
+    ]
+}
 
 commands! {
     /// Can the medium be accessed? SPC-4.
@@ -167,6 +192,7 @@ commands! {
         ("READ(10)", [0x28, 0, F, F, F, F, 0, F, F, 0]).optional(DPO_FUA).reservation(Read),
         ("READ(12)", [0xa8, 0, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA).reservation(Read),
         ("READ(16)", [0x88, 0, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA).reservation(Read),
+        ("READ(32)", long(0x09, 0)).with_long_service_action().optional(DPO_FUA_32).reservation(Read),
     ],
     /// Blocks from the initiator. SBC-3.
     Write, Out: [
@@ -174,12 +200,34 @@ commands! {
         ("WRITE(10)", [0x2a, 0, F, F, F, F, 0, F, F, 0]).optional(DPO_FUA),
         ("WRITE(12)", [0xaa, 0, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA),
         ("WRITE(16)", [0x8a, 0, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA),
+        ("WRITE(32)", long(0x0b, 0)).with_long_service_action().optional(DPO_FUA_32),
     ],
     /// Check that blocks can be read; with BYTCHK, that they equal the data sent. SBC-3.
     Verify, Out: [
         ("VERIFY(10)", [0x2f, 0x06, F, F, F, F, 0, F, F, 0]).optional(DPO).reservation(Read),
         ("VERIFY(12)", [0xaf, 0x06, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO).reservation(Read),
         ("VERIFY(16)", [0x8f, 0x06, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO).reservation(Read),
+        ("VERIFY(32)", long(0x0a, 0x06)).with_long_service_action().optional(DPO_32).reservation(Read),
+    ],
+    /// Blocks from the initiator, and check that they can be read; with BYTCHK, that they equal the data sent. SBC-3.
+    WriteAndVerify, Out: [
+        ("WRITE AND VERIFY(10)", [0x2e, 0x02, F, F, F, F, 0, F, F, 0]).optional(DPO),
+        ("WRITE AND VERIFY(12)", [0xae, 0x02, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO),
+        ("WRITE AND VERIFY(16)", [0x8e, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO),
+        ("WRITE AND VERIFY(32)", long(0x0c, 0x02)).with_long_service_action().optional(DPO_32),
+    ],
+    /// Blocks into the cache, where a later READ finds them. SBC-3.
+    PreFetch, None: [
+        ("PRE-FETCH(10)", [0x34, 0x02, F, F, F, F, 0x1f, F, F, 0]).reservation(Read),
+        ("PRE-FETCH(16)", [0x90, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0x1f, 0]).reservation(Read),
+    ],
+    /// The flaws of the medium. SBC-3.
+    ReadDefectData10, In: [
+        ("READ DEFECT DATA(10)", [0x37, 0, 0x1f, 0, 0, 0, 0, F, F, 0]).reservation(Read),
+    ],
+    /// The same, with a longer list. SBC-3.
+    ReadDefectData12, In: [
+        ("READ DEFECT DATA(12)", [0xb7, 0x1f, F, F, F, F, F, F, F, F, 0, 0]).reservation(Read),
     ],
     /// Write what is cached to the medium. SBC-3.
     SynchronizeCache, None: [
@@ -195,6 +243,7 @@ commands! {
         ("WRITE SAME(10)", [0x41, 0, F, F, F, F, 0, F, F, 0]).optional(UNMAP).recommended_timeout(120),
         ("WRITE SAME(16)", [0x93, 0x01, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0])
             .optional(UNMAP).recommended_timeout(120),
+        ("WRITE SAME(32)", long(0x0d, 0x01)).with_long_service_action().optional(UNMAP_32).recommended_timeout(120),
     ],
     /// Start, stop, load and eject. SBC-3.
     StartStopUnit, None: [
@@ -229,7 +278,10 @@ const fn allowed(usage: &[u8], has_service_action: bool) -> [u128; 2] {
     let mut halves = [[0xff; 16]; 2];
     let mut at = 1;
     while at < usage.len() {
-        let action = if at == 1 && has_service_action {
+        let long_action = usage[0] == 0x7f && (at == 8 || at == 9);
+        let action = if long_action {
+            0xff
+        } else if at == 1 && has_service_action {
             0x1f
         } else {
             0

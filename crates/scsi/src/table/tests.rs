@@ -31,12 +31,12 @@ fn rows_are_in_ascending_order_without_duplicates_for_one_device() {
 fn a_cdb_is_as_long_as_its_group_code_says() {
     for row in FULL.rows() {
         let group = crate::cdb::group_length(row.opcode());
-        assert_eq!(
-            group.map(usize::from),
-            Some(row.cdb_length()),
-            "{}",
-            row.name
-        );
+        let length = if row.opcode() == 0x7f {
+            32
+        } else {
+            usize::from(group.unwrap())
+        };
+        assert_eq!(length, row.cdb_length(), "{}", row.name);
     }
 }
 
@@ -53,6 +53,37 @@ fn an_unknown_opcode_is_an_invalid_operation_code() {
 fn an_unknown_service_action_is_an_invalid_field_in_byte_1() {
     let sense = decode(FULL, &cdb(&[0x9e, 0x1f])).unwrap_err();
     assert_eq!(sense, Sense::invalid_bits_in_cdb(1, 4));
+}
+
+#[test]
+fn a_variable_length_cdb_has_its_service_action_in_bytes_8_and_9() {
+    let mut read = cdb(&[0x7f, 0, 0, 0, 0, 0, 0, 0x18, 0, 0x09, 0x18]);
+    read[31] = 1;
+    assert_eq!(decode(FULL, &read).unwrap().operation, Operation::Read);
+    read[1] = 0x04;
+    assert_eq!(
+        decode(FULL, &read).unwrap_err(),
+        Sense::invalid_bits_in_cdb(1, 2)
+    );
+    read[1] = 0;
+    read[20] = 0x80; // EXPECTED INITIAL LOGICAL BLOCK REFERENCE TAG
+    assert_eq!(
+        decode(FULL, &read).unwrap_err(),
+        Sense::invalid_bits_in_cdb(20, 7)
+    );
+    read[20] = 0;
+    for length in [0, 0x08, 0x10, 0x17, 0x19] {
+        read[7] = length;
+        assert_eq!(
+            decode(FULL, &read).unwrap_err(),
+            Sense::invalid_field_in_cdb(7)
+        );
+    }
+    let unknown = cdb(&[0x7f, 0, 0, 0, 0, 0, 0, 0x18, 0x01, 0x09]);
+    assert_eq!(
+        decode(FULL, &unknown).unwrap_err(),
+        Sense::invalid_field_in_cdb(8)
+    );
 }
 
 #[test]
@@ -126,7 +157,10 @@ fn usage_maps_are_those_of_the_standards() {
         &[0x28, 0x18, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
         &[0x2a, 0x18, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
         &[0x2f, 0x16, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
+        &[0x2e, 0x12, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
+        &[0x34, 0x02, 0xff, 0xff, 0xff, 0xff, 0x1f, 0xff, 0xff, 0],
         &[0x35, 0x02, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
+        &[0x37, 0, 0x1f, 0, 0, 0, 0, 0xff, 0xff, 0],
         &[0x41, 0x08, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0],
         &[0x5a, 0x18, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0],
         &[
@@ -141,6 +175,10 @@ fn usage_maps_are_those_of_the_standards() {
         &[0xa0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
         &[
             0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0,
+        ],
+        &[
+            0x7f, 0, 0, 0, 0, 0, 0, 0x18, 0, 0x09, 0x18, 0, 255, 255, 255, 255, 255, 255, 255, 255,
+            0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255,
         ],
     ];
     for expected in MAPS {
@@ -182,8 +220,13 @@ fn any_cdb() -> impl Strategy<Value = [u8; MAX_LEN]> {
                     *byte &= usage;
                 }
                 bytes[0] = row.opcode();
-                if let Some(action) = row.service_action() {
-                    bytes[1] = bytes[1] & 0xe0 | action as u8;
+                match row.service_action() {
+                    Some(action) if bytes[0] == 0x7f => {
+                        bytes[7] = 0x18;
+                        bytes[8..10].copy_from_slice(&action.to_be_bytes());
+                    }
+                    Some(action) => bytes[1] = bytes[1] & 0xe0 | action as u8,
+                    None => {}
                 }
                 if let Some((at, bit)) = flip {
                     bytes[at] ^= 1 << bit;
@@ -200,12 +243,21 @@ proptest! {
     #[test]
     fn decode_accepts_a_cdb_exactly_if_all_its_bits_are_in_the_usage_map(profile in any_profile(), cdb in any_cdb()) {
         let row = profile.rows().find(|row| {
-            row.opcode() == cdb[0] && row.service_action().is_none_or(|a| a == u16::from(cdb[1] & 0x1f))
+            let action = match cdb[0] {
+                0x7f => u16::from_be_bytes([cdb[8], cdb[9]]),
+                _ => u16::from(cdb[1] & 0x1f),
+            };
+            row.opcode() == cdb[0] && row.service_action().is_none_or(|a| a == action)
         });
+        // Of the identity of a variable-length CDB the length is checked before everything else.
+        if cdb[0] == 0x7f && cdb[7] != 0x18 && row.is_some() {
+            prop_assert_eq!(decode(profile, &cdb).unwrap_err(), Sense::invalid_field_in_cdb(7));
+            return Ok(());
+        }
         let offending = row.and_then(|row| {
             let map = row.usage_map(profile);
             (1..row.cdb_length()).find_map(|at| {
-                let action = if at == 1 && row.service_action().is_some() { 0x1f } else { 0 };
+                let action = if at == 1 && row.service_action().is_some() && cdb[0] != 0x7f { 0x1f } else { 0 };
                 let odd = cdb[at] & !(map[at] | action);
                 (0..8).rev().find(|bit| odd >> bit & 1 == 1).map(|bit| (at, bit))
             })
