@@ -1,10 +1,10 @@
-//! The developer's commands: `cargo xtask demo` and `cargo xtask test`.
+//! The developer's commands: `cargo xtask demo`, `test` and `conformance`.
 //!
 //! Both start from a machine that has Rust and Debian's package tools, say what else they need, install
 //! it, and build what is left to build: the workspace, and a small Linux guest out of Debian packages
 //! ([`guest_image`]). A guest is a [`qemu::Vm`] whose disks come from `lunar serve` ([`storage`]); it runs one
 //! job and reports the job's output and exit status. [`demo`] runs the job that the user typed,
-//! [`guest_tests`] runs the project's, [`check`] looks at everything that needs no guest.
+//! [`guest_tests`] runs the project's, [`conformance`] a public suite, [`check`] looks at everything that needs no guest.
 //!
 //! Nothing outlives the command, however it ends: every child process is tied to its parent's life
 //! ([`process`]), and every temporary directory to a janitor that waits for the command's end ([`scratch`]).
@@ -17,6 +17,7 @@
 mod apt;
 mod boot_disk;
 mod check;
+mod conformance;
 mod cpio;
 mod demo;
 mod guest_image;
@@ -55,6 +56,8 @@ enum Command {
     Demo(demo::Options),
     /// Run everything that a change must pass: formatting, lints, documentation, licences, tests, guest tests
     Test(test::Options),
+    /// Run libiscsi's SCSI suites on disks of every kind, and write docs/conformance.md
+    Conformance(conformance::Options),
     /// Draw the terminal text on standard input as an SVG image
     #[command(hide = true)]
     Picture,
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Demo(options) => demo::run(options),
         Command::Test(options) => test::run(options),
+        Command::Conformance(options) => conformance::run(options),
         Command::Picture => picture::run(),
     };
     result.unwrap_or_else(|error| {

@@ -60,21 +60,26 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn in_guests(options: &Options) -> Result<Tally> {
+    let lab = lab(options.storage)?;
+    step("Testing in a real Linux guest", || {
+        guest_tests::run(&lab, &options.filter)
+    })
+}
+
+/// Everything that tests in a guest work with.
+pub fn lab(server: Server) -> Result<Lab> {
     apt::ensure_installed(apt::HOST_PACKAGES)?;
     apt::ensure_installed(boot_disk::HOST_PACKAGES)?;
     let target = target_directory()?;
     let image = GuestImage::prepare(&target.join("guest"))?;
-    let lunar = match options.storage {
+    let lunar = match server {
         Server::Lunar => step("Building lunar", || build_lunar(&target))?,
         Server::Qemu => PathBuf::new(),
     };
-    let lab = Lab {
+    Ok(Lab {
         image,
         lunar,
-        server: options.storage,
-    };
-    step("Testing in a real Linux guest", || {
-        guest_tests::run(&lab, &options.filter)
+        server,
     })
 }
 
