@@ -14,7 +14,7 @@ use lunar_reactor::{App, Config, Handle, Remote, Thread, Token};
 use lunar_scsi::table::Direction;
 use lunar_scsi::{Status, decode};
 use lunar_sgl::Sgl;
-use lunar_target::{Command, Completion, LogicalUnit, NexusId, Outcome, Seen, begin};
+use lunar_target::{Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Seen, begin};
 use model::Model;
 
 #[path = "../../crates/devices/tests/support/model.rs"]
@@ -177,6 +177,8 @@ async fn one(
         reply: &mut reply,
         io: Some(io),
         reactor,
+        admitted: false,
+        ended: &Ended::default(),
         luns: &|luns| luns.extend([0, 1, 16383]),
     };
     match begin(disk, seen, command) {
@@ -189,6 +191,8 @@ async fn one(
             let result = run(reactor, io, op).await;
             Some(disk.finish(&op, result))
         }
-        Outcome::Task(task) => Some(task.await),
+        // Nothing else runs here: a command is always alone, and there is nobody to wait for.
+        Outcome::Task(task) | Outcome::Exclusive(_, task) => Some(task.await),
+        Outcome::Wait(_) => unreachable!(),
     }
 }

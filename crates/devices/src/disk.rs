@@ -20,9 +20,9 @@ use std::sync::{Arc, Mutex};
 
 use lunar_block::{Error as BlockError, Image, Op, OpKind};
 use lunar_scsi::mode::{ModePages, Preamble};
-use lunar_scsi::{DeviceType, Features, Operation, Profile, Row, Sense};
+use lunar_scsi::{Cdb, DeviceType, Features, Operation, Profile, Row, Sense};
 use lunar_target::{
-    Command, Completion, LogicalUnit, LuState, NexusId, Outcome, UnitAttention, Who, spc,
+    Command, Completion, Extent, LogicalUnit, LuState, NexusId, Outcome, UnitAttention, Who, spc,
 };
 
 pub use config::DiskConfig;
@@ -130,6 +130,24 @@ impl LogicalUnit for Disk {
             _ => Ok(spc::execute(self, row, command)),
         };
         outcome.unwrap_or_else(Outcome::check)
+    }
+
+    fn extent(&self, row: &'static Row, cdb: Cdb<'_>) -> Extent {
+        match row.operation {
+            Operation::Read | Operation::Write => {
+                let shift = self.unit.limits.block_shift;
+                let end = cdb.lba().saturating_add(u64::from(cdb.transfer_length()));
+                // Inside the medium neither shift can lose a bit.
+                (end <= self.unit.capacity()).then(|| cdb.lba() << shift..end << shift)
+            }
+            Operation::TestUnitReady
+            | Operation::ReadCapacity10
+            | Operation::ReadCapacity16
+            | Operation::ModeSense6
+            | Operation::ModeSense10
+            | Operation::SynchronizeCache => Some(0..0),
+            _ => None,
+        }
     }
 
     fn finish(&self, op: &Op, result: Result<(), BlockError>) -> Completion {

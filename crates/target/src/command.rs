@@ -1,5 +1,6 @@
 //! A command on its way through the target: how it arrives, and what becomes of it.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use lunar_scsi::sense::Format;
 use lunar_scsi::{Cdb, Sense, Status};
 use lunar_sgl::Sgl;
 
-use crate::NexusId;
+use crate::{Extent, NexusId};
 
 /// One command as a transport delivers it.
 pub struct Command<'a> {
@@ -27,6 +28,10 @@ pub struct Command<'a> {
     pub io: Option<&'a Rc<dyn DataHandle>>,
     /// The reactor that serves the command.
     pub reactor: &'a lunar_reactor::Handle,
+    /// It has waited in line (see [`Place`](crate::Place)), and nothing is in its way any more.
+    pub admitted: bool,
+    /// Whether task management has ended it meanwhile.
+    pub ended: &'a Ended,
     /// What else is behind this target port (for REPORT LUNS): appends the LUNs of the addressed target, ascending.
     pub luns: &'a dyn Fn(&mut Vec<u16>),
 }
@@ -75,6 +80,24 @@ impl std::fmt::Debug for Command<'_> {
     }
 }
 
+/// Task management has ended a command that takes several steps: the transport says so here, and the [`Task`] looks
+/// before each step that would take long. What it completes with then does not matter.
+#[derive(Clone, Debug, Default)]
+pub struct Ended(Rc<Cell<bool>>);
+
+impl Ended {
+    /// Ends the command.
+    pub fn set(&self) {
+        self.0.set(true);
+    }
+
+    /// Whether it was ended.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.get()
+    }
+}
+
 /// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
@@ -118,6 +141,11 @@ pub enum Outcome {
     Io(Op),
     /// Several steps: run this, it makes the completion (it moves its data itself).
     Task(Task),
+    /// The same, when no other command that overlaps is running, and none starts until it is over, whoever sends it.
+    Exclusive(Extent, Task),
+    /// Somebody wants to be alone with what the command may touch: wait in line with [`Place::shared`](crate::Place),
+    /// then begin the command again, as one that was [admitted](Command::admitted). Nothing was done.
+    Wait(Extent),
 }
 
 /// A command of several steps. It must be run to its end: an operation in flight uses the guest's buffers.
@@ -139,6 +167,12 @@ impl Outcome {
     pub fn task(steps: impl Future<Output = Completion> + 'static) -> Outcome {
         Outcome::Task(Box::pin(steps))
     }
+
+    /// Several steps that are one to everybody else: nothing that overlaps runs meanwhile, on any queue, nexus or worker.
+    /// The task must come to its end whatever other commands do.
+    pub fn exclusive(extent: Extent, steps: impl Future<Output = Completion> + 'static) -> Outcome {
+        Outcome::Exclusive(extent, Box::pin(steps))
+    }
 }
 
 impl std::fmt::Debug for Outcome {
@@ -148,6 +182,8 @@ impl std::fmt::Debug for Outcome {
             Outcome::Overrun => f.write_str("Overrun"),
             Outcome::Io(op) => f.debug_tuple("Io").field(op).finish(),
             Outcome::Task(_) => f.write_str("Task"),
+            Outcome::Exclusive(extent, _) => f.debug_tuple("Exclusive").field(extent).finish(),
+            Outcome::Wait(extent) => f.debug_tuple("Wait").field(extent).finish(),
         }
     }
 }

@@ -2,17 +2,17 @@
 
 use lunar_scsi::{DeviceType, Operation, Profile, Sense, decode};
 
-use crate::{Command, LogicalUnit, Outcome, Seen, spc};
+use crate::{Command, LogicalUnit, Look, Outcome, Seen, spc};
 
-/// Starts a command on a present logical unit: unit attention first, then the validity of its CDB, then the unit's own
-/// [`execute`](LogicalUnit::execute).
+/// Starts a command on a present logical unit: first whether it has to wait, then unit attention, then the validity of
+/// its CDB, then the unit's own [`execute`](LogicalUnit::execute).
 #[inline]
 pub fn begin(lu: &dyn LogicalUnit, seen: &Seen, command: Command<'_>) -> Outcome {
     let profile = lu.profile();
     if !lu.state().is_quiet(seen)
-        && let Some(refused) = attention(lu, profile, seen, &command)
+        && let Some(instead) = look(lu, profile, seen, &command)
     {
-        return refused;
+        return instead;
     }
     match decode(profile, command.cdb) {
         Ok(row) => lu.execute(row, command),
@@ -20,9 +20,9 @@ pub fn begin(lu: &dyn LogicalUnit, seen: &Seen, command: Command<'_>) -> Outcome
     }
 }
 
-/// Something has changed since this reactor last looked: whether the command must be refused for it.
+/// Something has changed since this reactor last looked: what has to happen instead of the command.
 #[cold]
-fn attention(
+fn look(
     lu: &dyn LogicalUnit,
     profile: Profile,
     seen: &Seen,
@@ -34,8 +34,16 @@ fn attention(
     if passes {
         return None;
     }
-    let attention = lu.state().check(command.nexus, seen)?;
-    Some(Outcome::check(attention.sense()))
+    let extent = match decode(profile, command.cdb) {
+        Ok(row) if !command.admitted => Some(lu.extent(row, command.fields())),
+        // It will be refused, or has waited.
+        _ => None,
+    };
+    match lu.state().look(command.nexus, seen, extent.as_ref()) {
+        Look::Clear => None,
+        Look::Attention(attention) => Some(Outcome::check(attention.sense())),
+        Look::Wait => Some(Outcome::Wait(extent.flatten())),
+    }
 }
 
 /// Answers a command to an absent LUN of a known target (VS-024): INQUIRY says that there is nothing, REPORT LUNS and

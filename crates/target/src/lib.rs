@@ -1,8 +1,8 @@
 //! The SCSI target core: what SAM and SPC say about every logical unit, whatever it stores.
 //!
 //! Bytes in, [`Outcome`] out; no I/O and no transport. A transport (virtio-scsi) finds the logical unit in its
-//! [`LunMap`], calls [`begin`], and does what the outcome says: answer at once, run one block operation, or run a
-//! task of several steps. Tested byte for byte, without a guest or a ring.
+//! [`LunMap`], calls [`begin`], and does what the outcome says: answer at once, run one block operation, run a task of
+//! several steps, perhaps alone, or wait in [line](Place). Tested byte for byte, without a guest or a ring.
 //!
 //! # The central type
 //! [`LogicalUnit`]: a disk, a CD drive, a tape. Its [`LuState`] is the part that SAM gives every unit. The commands
@@ -19,6 +19,7 @@
 mod attention;
 mod command;
 mod flow;
+mod line;
 mod lun_map;
 pub mod spc;
 mod state;
@@ -26,13 +27,14 @@ mod state;
 use std::sync::Arc;
 
 use lunar_block::{Error as BlockError, Image, Op};
-use lunar_scsi::{Profile, Row};
+use lunar_scsi::{Cdb, Profile, Row};
 
 pub use attention::UnitAttention;
-pub use command::{Command, Completion, Outcome, Task, encode_sense};
+pub use command::{Command, Completion, Ended, Outcome, Task, encode_sense};
 pub use flow::{begin, begin_absent, begin_report_luns};
+pub use line::{Extent, Place, Rank, Ticket, overlap};
 pub use lun_map::LunMap;
-pub use state::{LuState, NexusId, Seen, Who};
+pub use state::{Look, LuState, NexusId, Seen, Who};
 
 /// A logical unit, shared by all reactors and nexuses.
 pub trait LogicalUnit: Send + Sync {
@@ -45,6 +47,11 @@ pub trait LogicalUnit: Send + Sync {
     /// Runs a command that [`begin`] has let through. `row` is its row in the command table, and its CDB has no bit
     /// that means nothing there.
     fn execute(&self, row: &'static Row, command: Command<'_>) -> Outcome;
+
+    /// What a command may touch, asked only while another one is, or wants to be, alone with something.
+    fn extent(&self, _row: &'static Row, _cdb: Cdb<'_>) -> Extent {
+        None
+    }
 
     /// The block operation of [`Outcome::Io`] is over.
     fn finish(&self, op: &Op, result: Result<(), BlockError>) -> Completion;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::attention::{AttentionQueue, UnitAttention};
+use crate::line::{Extent, Line};
 
 /// An I_T nexus: one initiator port (a controller, that is, one VM port) as this target sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,14 +41,32 @@ impl Who {
 #[derive(Debug, Default)]
 pub struct Seen(Cell<u64>);
 
+/// What a reactor finds when it looks at a logical unit whose epoch has moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing concerns the command.
+    Clear,
+    /// A unit attention, which has to be reported in place of the command.
+    Attention(UnitAttention),
+    /// Somebody wants to be alone: the command has to wait in line.
+    Wait,
+}
+
 /// The part that every logical unit has: unit attentions and removal prevention per nexus, the changeable bits of
-/// the control mode page.
+/// the control mode page, the line of those who want to be alone.
 #[derive(Debug)]
 pub struct LuState {
     epoch: AtomicU64,
-    nexuses: Mutex<Vec<Nexus>>,
+    shared: Mutex<Shared>,
     descriptor_sense: AtomicBool,
     software_write_protect: AtomicBool,
+}
+
+/// What is changed and read under the lock.
+#[derive(Debug, Default)]
+struct Shared {
+    nexuses: Vec<Nexus>,
+    line: Line,
 }
 
 #[derive(Debug)]
@@ -62,7 +81,7 @@ impl Default for LuState {
         LuState {
             // Ahead of every fresh `Seen`, so that the first command looks.
             epoch: AtomicU64::new(1),
-            nexuses: Mutex::default(),
+            shared: Mutex::default(),
             descriptor_sense: AtomicBool::new(false),
             software_write_protect: AtomicBool::new(false),
         }
@@ -130,32 +149,39 @@ impl LuState {
         self.epoch.load(Ordering::Acquire) == seen.0.get()
     }
 
-    /// Takes the unit attention that a nexus has to hear next. When there is none, `seen` remembers that.
-    pub fn check(&self, nexus: NexusId, seen: &Seen) -> Option<UnitAttention> {
-        let mut nexuses = self.lock();
-        let attention = take(&mut nexuses, nexus);
-        if attention.is_none() {
+    /// Looks whether anything concerns a command of this nexus that may touch `extent`; without one, the line does not
+    /// concern it. A unit attention is taken. `seen` remembers that there is nothing for the nexus at all.
+    pub fn look(&self, nexus: NexusId, seen: &Seen, extent: Option<&Extent>) -> Look {
+        let mut shared = self.lock();
+        if extent.is_some_and(|extent| shared.line.blocks(extent)) {
+            return Look::Wait;
+        }
+        if let Some(attention) = take(&mut shared.nexuses, nexus) {
+            return Look::Attention(attention);
+        }
+        // While there is a line, every command has to ask anew.
+        if shared.line.is_empty() {
             // Under the lock nobody moves the epoch: what was read above is what it stands for.
             seen.0.set(self.epoch.load(Ordering::Relaxed));
         }
-        attention
+        Look::Clear
     }
 
     /// Takes the unit attention that a nexus has to hear next (REQUEST SENSE returns it as data: SC-032).
     pub fn take_attention(&self, nexus: NexusId) -> Option<UnitAttention> {
-        take(&mut self.lock(), nexus)
+        take(&mut self.lock().nexuses, nexus)
     }
 
     /// Drops one kind of unit attention of a nexus (REPORT LUNS answers 3F/0E: SC-034).
     pub fn clear_attention(&self, nexus: NexusId, attention: UnitAttention) {
-        if let Some(nexus) = self.lock().iter_mut().find(|n| n.id == nexus) {
+        if let Some(nexus) = self.lock().nexuses.iter_mut().find(|n| n.id == nexus) {
             nexus.attentions.clear(attention);
         }
     }
 
     /// PREVENT ALLOW MEDIUM REMOVAL of one nexus. Whether it is known: an unknown one cannot hold a prevention.
     pub fn prevent_removal(&self, nexus: NexusId, prevent: bool) -> bool {
-        match self.lock().iter_mut().find(|n| n.id == nexus) {
+        match self.lock().nexuses.iter_mut().find(|n| n.id == nexus) {
             Some(nexus) => {
                 nexus.prevents_removal = prevent;
                 true
@@ -166,7 +192,7 @@ impl LuState {
 
     /// Whether any nexus prevents removal.
     pub fn removal_prevented(&self) -> bool {
-        self.lock().iter().any(|n| n.prevents_removal)
+        self.lock().nexuses.iter().any(|n| n.prevents_removal)
     }
 
     /// D_SENSE of the control mode page: sense data goes out in descriptor format.
@@ -193,15 +219,27 @@ impl LuState {
 
     /// Changes the state and then moves the epoch, so that whoever reads the new epoch finds the change.
     fn change(&self, change: impl FnOnce(&mut Vec<Nexus>)) {
-        let mut nexuses = self.lock();
-        change(&mut nexuses);
+        let mut shared = self.lock();
+        change(&mut shared.nexuses);
         self.epoch.fetch_add(1, Ordering::Release);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Nexus>> {
-        // The closures above leave the list whole at every step: a panic elsewhere in the process is no reason to
+    /// Changes the line. Whoever joins it is seen by every command that starts from now on.
+    pub(crate) fn change_line<T>(&self, change: impl FnOnce(&mut Line) -> T) -> T {
+        let mut shared = self.lock();
+        let result = change(&mut shared.line);
+        self.epoch.fetch_add(1, Ordering::Release);
+        result
+    }
+
+    pub(crate) fn with_line<T>(&self, read: impl FnOnce(&Line) -> T) -> T {
+        read(&self.lock().line)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        // The closures above leave everything whole at every step: a panic elsewhere in the process is no reason to
         // lose the unit.
-        self.nexuses.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -224,6 +262,10 @@ mod tests {
         std::iter::from_fn(|| state.take_attention(nexus)).collect()
     }
 
+    fn look(state: &LuState, seen: &Seen) -> Look {
+        state.look(A, seen, Some(&None))
+    }
+
     #[test]
     fn a_new_nexus_hears_power_on_once() {
         let state = LuState::default();
@@ -240,13 +282,13 @@ mod tests {
         state.add_nexus(A);
         let seen = Seen::default();
         assert!(!state.is_quiet(&seen));
-        assert!(state.check(A, &seen).is_some());
+        assert_eq!(look(&state, &seen), Look::Attention(UnitAttention::PowerOn));
         assert!(!state.is_quiet(&seen), "there might have been a second one");
-        assert!(state.check(A, &seen).is_none());
+        assert_eq!(look(&state, &seen), Look::Clear);
         assert!(state.is_quiet(&seen));
         state.raise(Who::AllBut(A), UnitAttention::ModeParametersChanged);
         assert!(!state.is_quiet(&seen), "every change moves the epoch");
-        assert!(state.check(A, &seen).is_none());
+        assert_eq!(look(&state, &seen), Look::Clear);
         assert!(state.is_quiet(&seen));
     }
 

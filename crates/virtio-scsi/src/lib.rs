@@ -28,6 +28,7 @@ mod control;
 mod controller;
 mod event;
 mod features;
+mod line;
 mod queue;
 mod request;
 mod ring;

@@ -7,31 +7,48 @@ use lunar_block::{Op, Progress};
 use lunar_reactor::{Handle, Token};
 use lunar_scsi::Status;
 use lunar_target::{
-    Command, Completion, Outcome, begin, begin_absent, begin_report_luns, encode_sense,
+    Command, Completion, Ended, Extent, NexusId, Outcome, Place, Rank, Task, Ticket, begin,
+    begin_absent, begin_report_luns, encode_sense, overlap,
 };
 
 use crate::barrier::Barrier;
 use crate::config::Sizes;
+use crate::line::{Fence, Parked, Pending, Seat};
 use crate::ring::Ring;
 use crate::slot::{Parts, TooShort};
+use crate::tmf::Function;
 use crate::wire::{
-    Address, REQUEST_MAX, RESPONSE_FIXED, RequestHeader, Response, ResponseHeader, SENSE_MAX,
+    Address, Attribute, CDB, REQUEST_MAX, RESPONSE_FIXED, RequestHeader, Response, ResponseHeader,
+    SENSE_MAX,
 };
 use crate::worker::{LocalUnit, Port};
+use crate::workers::Peers;
 
 /// What commands share while they are started: one per worker.
 pub(crate) struct Bench {
     pub reactor: Handle,
+    /// Which one of the peers this worker is, and the way to all of them.
+    pub home: usize,
+    pub peers: Peers,
     /// Where parameter data is built, one command after the other.
     reply: Vec<u8>,
+    /// Of the command that is started, if it becomes a task.
+    ended: Ended,
 }
 
 impl Bench {
-    pub fn new(reactor: Handle) -> Bench {
+    pub fn new(reactor: Handle, home: usize, peers: Peers) -> Bench {
         Bench {
             reactor,
+            home,
+            peers,
             reply: Vec::new(),
+            ended: Ended::default(),
         }
+    }
+
+    fn seat(&self, token: Token) -> Option<Seat> {
+        Seat::new(&self.peers, self.home, token)
     }
 }
 
@@ -50,6 +67,8 @@ pub(crate) struct Slot {
     pub tag: u64,
     pub unit: Option<Rc<LocalUnit>>,
     stage: Stage,
+    /// In the unit's line, if it waits, or has to be alone.
+    place: Option<Place>,
     /// The answer it gets instead of its own: a task management function has ended it.
     pub ended: Option<Response>,
     /// Whoever waits for its end.
@@ -63,8 +82,10 @@ enum Stage {
         asked: Op,
         op: Op,
     },
-    /// A task, which leaves its completion here.
-    Task(Rc<Cell<Option<Completion>>>),
+    /// A task, which leaves its completion here, and is told there when it was ended.
+    Task(Rc<Cell<Option<Completion>>>, Ended),
+    /// It waits for its turn.
+    Parked(Box<Parked>),
 }
 
 /// How a command ends.
@@ -124,11 +145,47 @@ impl Requests {
         }
     }
 
+    /// It may be the turn of a command that waits in line; `alone` if everything that collides is over.
+    pub fn turn(
+        &mut self,
+        ring: &mut Ring,
+        port: &Port,
+        bench: &mut Bench,
+        (number, ticket): (usize, Ticket),
+        alone: bool,
+    ) {
+        let Some(slot) = self.slots.get_mut(number) else {
+            return;
+        };
+        if let Some(end) = slot.turn(port, bench, (ring.token(number), ticket), alone) {
+            slot.finish(ring, end);
+            self.free.push(number);
+        }
+    }
+
+    /// A task management function: commands that only wait end at once, the others are waited for if they are to end.
+    pub fn manage(&mut self, ring: &mut Ring, nexus: NexusId, function: &Function, done: &Barrier) {
+        for (number, slot) in self.slots.iter_mut().enumerate() {
+            if slot.is_free() || !function.apply(nexus, slot) {
+                continue;
+            }
+            match &slot.stage {
+                Stage::Parked(_) => {
+                    // Function::apply has said how.
+                    slot.finish(ring, End::Transport(Response::Aborted));
+                    self.free.push(number);
+                    continue;
+                }
+                Stage::Task(_, ended) => ended.set(),
+                Stage::Io { .. } | Stage::Free => {}
+            }
+            slot.waiting.push(done.clone());
+        }
+    }
+
     /// The commands in flight.
     pub fn in_flight(&mut self) -> impl Iterator<Item = &mut Slot> {
-        self.slots
-            .iter_mut()
-            .filter(|slot| !matches!(slot.stage, Stage::Free))
+        self.slots.iter_mut().filter(|slot| !slot.is_free())
     }
 }
 
@@ -140,9 +197,14 @@ impl Slot {
             tag: 0,
             unit: None,
             stage: Stage::Free,
+            place: None,
             ended: None,
             waiting: Vec::new(),
         }
+    }
+
+    fn is_free(&self) -> bool {
+        matches!(self.stage, Stage::Free)
     }
 
     /// Starts the command in the chain. `None`: it is in flight.
@@ -163,8 +225,7 @@ impl Slot {
         let header = RequestHeader::parse(&header).ok_or(TooShort)?;
         self.tag = header.tag;
 
-        let (data_out, data_in) = (self.parts.data_out(), self.parts.data_in());
-        if !data_out.is_empty() && !data_in.is_empty() {
+        if !self.parts.data_out().is_empty() && !self.parts.data_in().is_empty() {
             // INOUT is not offered (VS-010).
             return Ok(Some(End::Transport(Response::Failure)));
         }
@@ -172,10 +233,7 @@ impl Slot {
         let Some(address) = Address::decode(header.lun) else {
             return bad_target;
         };
-        let target = match address {
-            Address::Unit { target, .. } => Some(target),
-            Address::ReportLuns { target } => target,
-        };
+        let target = address.target();
         self.unit = match address {
             Address::Unit { target, lun } => port.units.get(target, lun).cloned(),
             Address::ReportLuns { .. } => None,
@@ -184,16 +242,42 @@ impl Slot {
             return bad_target;
         }
 
+        if self.unit.is_some() && header.attribute == Attribute::Ordered {
+            // After everything before it, and before everything after it, that anybody has sent.
+            let command = Pending::Command(header.cdb);
+            return Ok(self.queue_alone(bench, token, None, command));
+        }
+        let rank = match header.attribute {
+            Attribute::HeadOfQueue => Rank::Head,
+            _ => Rank::Tail,
+        };
+        Ok(self.begin(port, bench, address, &header.cdb, (token, rank), false))
+    }
+
+    /// Lets the logical unit, or what answers in place of one, begin the command.
+    #[inline]
+    fn begin(
+        &mut self,
+        port: &Port,
+        bench: &mut Bench,
+        address: Address,
+        cdb: &[u8; CDB],
+        (token, rank): (Token, Rank),
+        admitted: bool,
+    ) -> Option<End> {
+        let target = address.target();
         bench.reply.clear();
         let unit = self.unit.as_deref();
         let command = Command {
             nexus: port.nexus,
-            cdb: &header.cdb,
-            data_out,
-            data_in,
+            cdb,
+            data_out: self.parts.data_out(),
+            data_in: self.parts.data_in(),
             reply: &mut bench.reply,
             io: unit.and_then(|unit| unit.io.as_ref()),
             reactor: &bench.reactor,
+            admitted,
+            ended: &bench.ended,
             luns: &|list| {
                 if let Some(target) = target {
                     list.extend(port.units.luns(target).map(|(lun, _)| lun));
@@ -205,21 +289,143 @@ impl Slot {
             (None, Address::Unit { .. }) => begin_absent(command),
             (None, Address::ReportLuns { .. }) => begin_report_luns(command),
         };
-        Ok(match outcome {
+        match outcome {
             Outcome::Io(op) => self.start_io(op, token),
             Outcome::Done(completion) => Some(self.reply(completion, &bench.reply)),
             Outcome::Overrun => Some(End::Transport(Response::Overrun)),
             Outcome::Task(task) => {
-                let completion = Rc::new(Cell::new(None));
-                self.stage = Stage::Task(completion.clone());
-                let reactor = bench.reactor.clone();
-                bench.reactor.spawn(async move {
-                    completion.set(Some(task.await));
-                    reactor.deliver(token, 0);
-                });
-                None
+                let ended = std::mem::take(&mut bench.ended);
+                self.run(bench, token, task, ended)
             }
-        })
+            Outcome::Exclusive(extent, task) => {
+                let ended = std::mem::take(&mut bench.ended);
+                if self.place.is_some() {
+                    // An ORDERED command, which is alone already.
+                    return self.run(bench, token, task, ended);
+                }
+                self.queue_alone(bench, token, extent, Pending::Task(task, ended))
+            }
+            Outcome::Wait(extent) => {
+                if self.queue_beside(bench, (token, rank), extent, cdb) {
+                    return None;
+                }
+                // Nobody is in the way any more. Whoever comes now finds the command in flight and waits for it.
+                self.begin(port, bench, address, cdb, (token, rank), true)
+            }
+        }
+    }
+
+    /// Runs the steps of a command.
+    fn run(&mut self, bench: &Bench, token: Token, task: Task, ended: Ended) -> Option<End> {
+        let completion = Rc::new(Cell::new(None));
+        self.stage = Stage::Task(completion.clone(), ended);
+        let reactor = bench.reactor.clone();
+        bench.reactor.spawn(async move {
+            completion.set(Some(task.await));
+            reactor.deliver(token, 0);
+        });
+        None
+    }
+
+    /// Waits in line to be alone.
+    #[cold]
+    fn queue_alone(
+        &mut self,
+        bench: &Bench,
+        token: Token,
+        extent: Extent,
+        what: Pending,
+    ) -> Option<End> {
+        let (Some(unit), Some(seat)) = (&self.unit, bench.seat(token)) else {
+            return Some(End::Transport(Response::Failure));
+        };
+        let place = Place::exclusive(&unit.unit, extent.clone(), seat.turn());
+        self.place = Some(place);
+        self.stage = Stage::Parked(Box::new(Parked::new(extent, what)));
+        None
+    }
+
+    /// Waits in line behind those who want to be alone. `false` if there is nobody any more.
+    #[cold]
+    fn queue_beside(
+        &mut self,
+        bench: &Bench,
+        (token, rank): (Token, Rank),
+        extent: Extent,
+        cdb: &[u8; CDB],
+    ) -> bool {
+        let (Some(unit), Some(seat)) = (&self.unit, bench.seat(token)) else {
+            return false;
+        };
+        let place = Place::shared(&unit.unit, extent.clone(), rank, seat.turn());
+        let Some(place) = place else {
+            return false;
+        };
+        self.place = Some(place);
+        let what = Pending::Command(*cdb);
+        self.stage = Stage::Parked(Box::new(Parked::new(extent, what)));
+        true
+    }
+
+    /// The place of this command is at the front of the line, if it still has this ticket; `alone` if all that collides
+    /// is over.
+    fn turn(
+        &mut self,
+        port: &Port,
+        bench: &mut Bench,
+        (token, ticket): (Token, Ticket),
+        alone: bool,
+    ) -> Option<End> {
+        let place = self.place.as_ref().filter(|p| p.ticket() == ticket)?;
+        let unit = self.unit.as_ref()?;
+        let Stage::Parked(parked) = &mut self.stage else {
+            return None;
+        };
+        if !place.is_exclusive() {
+            self.place = None;
+        } else if !alone {
+            let seat = bench.seat(token)?;
+            seat.clear_the_way(&bench.peers, ticket, &unit.unit, &parked.extent);
+            return None;
+        }
+        let address = unit.address();
+        let Stage::Parked(parked) = std::mem::replace(&mut self.stage, Stage::Free) else {
+            return None;
+        };
+        let end = match parked.what {
+            Pending::Task(task, ended) => self.run(bench, token, task, ended),
+            Pending::Command(cdb) => {
+                self.begin(port, bench, address, &cdb, (token, Rank::Tail), true)
+            }
+        };
+        if !matches!(self.stage, Stage::Parked(_)) {
+            self.waiting.extend(parked.in_the_way_of);
+        }
+        end
+    }
+
+    /// If somebody who wants to be alone has to wait for this command, he will know when it is over.
+    pub fn meet(&mut self, fence: &Fence) {
+        if !self.unit.as_ref().is_some_and(|u| u.is(&fence.unit)) {
+            return;
+        }
+        let collides = match &mut self.stage {
+            Stage::Free => false,
+            Stage::Io { asked, .. } => {
+                let end = asked.offset.saturating_add(asked.len);
+                overlap(&fence.extent, &Some(asked.offset..end))
+            }
+            Stage::Task(..) => true,
+            Stage::Parked(parked) => {
+                if self.place.as_ref().is_some_and(|p| !p.is_in_line()) {
+                    parked.in_the_way_of.push(fence.over.clone());
+                }
+                false
+            }
+        };
+        if collides {
+            self.waiting.push(fence.over.clone());
+        }
     }
 
     #[inline]
@@ -257,8 +463,8 @@ impl Slot {
     #[inline]
     fn resume(&mut self, token: Token, result: i32) -> Option<Completion> {
         match &mut self.stage {
-            Stage::Free => None,
-            Stage::Task(completion) => completion.take(),
+            Stage::Free | Stage::Parked(_) => None,
+            Stage::Task(completion, _) => completion.take(),
             Stage::Io { asked, op } => {
                 let unit = self.unit.as_ref()?;
                 match unit.io.as_ref()?.resume(op, token, result) {
@@ -308,6 +514,10 @@ impl Slot {
             &mut self.waiting,
         );
         self.stage = Stage::Free;
+        if self.place.is_some() {
+            // Whoever is behind it goes on.
+            self.place = None;
+        }
         self.unit = None;
     }
 

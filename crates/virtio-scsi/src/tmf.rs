@@ -62,9 +62,7 @@ impl Function {
             }
             Tasks::OfUnit { target, lun } => own && (unit.target, unit.lun) == (*target, *lun),
             Tasks::OfTarget { target } => own && unit.target == *target,
-            Tasks::Everybody { unit: whose } => {
-                Arc::as_ptr(&unit.unit).addr() == Arc::as_ptr(whose).addr()
-            }
+            Tasks::Everybody { unit: whose } => unit.is(whose),
         }
     }
 

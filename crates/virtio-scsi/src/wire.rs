@@ -41,6 +41,15 @@ pub(crate) enum Address {
 }
 
 impl Address {
+    /// The target behind which it is, if it is behind one.
+    #[inline]
+    pub fn target(self) -> Option<u8> {
+        match self {
+            Address::Unit { target, .. } => Some(target),
+            Address::ReportLuns { target } => target,
+        }
+    }
+
     /// Decodes a `lun` field; `None` when it addresses nothing there can be (VS-020, VS-022, VS-024).
     pub fn decode(field: [u8; 8]) -> Option<Address> {
         if LunAddress::from_bytes(field) == Some(LunAddress::REPORT_LUNS) {
@@ -73,12 +82,31 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
 
-/// A request header (VS-030). The tag is the driver's; `task_attr`, `prio` and `crn` are ignored, every task is
-/// treated as SIMPLE (VS-033).
+/// How a command is ordered among the others of its task set (SAM-5 8.6, VS-033).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attribute {
+    Simple,
+    Ordered,
+    HeadOfQueue,
+}
+
+impl Attribute {
+    /// No unit enters ACA, so that the ACA attribute is as good as SIMPLE (VS-033), and so is one that does not exist.
+    fn decode(byte: u8) -> Attribute {
+        match byte {
+            1 => Attribute::Ordered,
+            2 => Attribute::HeadOfQueue,
+            _ => Attribute::Simple,
+        }
+    }
+}
+
+/// A request header (VS-030). The tag is the driver's; `prio` and `crn` are ignored (VS-033).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestHeader {
     pub lun: [u8; 8],
     pub tag: u64,
+    pub attribute: Attribute,
     /// Zero-padded, or cut off, to 32 bytes.
     pub cdb: [u8; CDB],
 }
@@ -94,6 +122,7 @@ impl RequestHeader {
         Some(RequestHeader {
             lun: field(bytes, 0)?,
             tag: u64::from_le_bytes(field(bytes, 8)?),
+            attribute: Attribute::decode(u8::from_le_bytes(field(bytes, 16)?)),
             cdb: field(bytes, REQUEST_FIXED)?,
         })
     }

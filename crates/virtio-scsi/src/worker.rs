@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use lunar_block::DataHandle;
 use lunar_reactor::{App, Handle, Token};
-use lunar_target::{LogicalUnit, LunMap, NexusId, Seen};
+use lunar_target::{LogicalUnit, LunMap, NexusId, Seen, Ticket};
 use lunar_virtqueue::GuestMemory;
 use slab::Slab;
 
 use crate::barrier::{Barrier, Reply};
 use crate::config::Sizes;
+use crate::line::Fence;
 use crate::queue::{Queue, Role};
 use crate::request::Bench;
 use crate::ring::{Descriptor, Ring, RingSetup, SLOT_BITS};
 use crate::tmf::Function;
-use crate::wire::{Event, Response};
+use crate::wire::{Address, Event, Response};
 use crate::workers::Peers;
 use crate::{Error, Features};
 
@@ -85,6 +86,18 @@ pub(crate) enum Message {
         function: Function,
         done: Barrier,
     },
+    /// The turn of a command that waits in line has come.
+    Turn {
+        token: Token,
+        ticket: Ticket,
+    },
+    /// Somebody wants to be alone: those in the way let him know when they are over.
+    Fence(Fence),
+    /// Everything that collides with a command, whose turn it was to be alone, is over.
+    Alone {
+        token: Token,
+        ticket: Ticket,
+    },
     /// A task management function that was started here is over.
     Answer {
         ring: usize,
@@ -132,22 +145,33 @@ pub(crate) struct LocalUnit {
     pub seen: Seen,
 }
 
+impl LocalUnit {
+    /// Whether it leads to this unit.
+    pub fn is(&self, unit: &Arc<dyn LogicalUnit>) -> bool {
+        Arc::as_ptr(&self.unit).addr() == Arc::as_ptr(unit).addr()
+    }
+
+    /// Where the driver finds it.
+    pub fn address(&self) -> Address {
+        Address::Unit {
+            target: self.target,
+            lun: self.lun,
+        }
+    }
+}
+
 /// The application on each reactor.
 pub(crate) struct Worker {
-    /// Which one of the peers it is.
-    number: usize,
-    peers: Peers,
     bench: Bench,
     ports: BTreeMap<NexusId, Port>,
     queues: Slab<Queue>,
 }
 
 impl Worker {
+    /// `number` is which one of the peers it is.
     pub fn new(reactor: Handle, number: usize, peers: Peers) -> Worker {
         Worker {
-            number,
-            peers,
-            bench: Bench::new(reactor),
+            bench: Bench::new(reactor, number, peers),
             ports: BTreeMap::new(),
             queues: Slab::new(),
         }
@@ -262,15 +286,44 @@ impl Worker {
                 let limit = usize::from(queue.ring.size());
                 requests.serve(&mut queue.ring, port, &mut self.bench, limit);
             }
-            for slot in requests.in_flight() {
-                if function.apply(queue.nexus, slot) {
-                    slot.waiting.push(done.clone());
-                }
-            }
+            requests.manage(&mut queue.ring, queue.nexus, function, done);
             // What has been completed meanwhile is to be seen before the answer as well.
             queue.ring.await_publish(done.clone());
         }
     }
+}
+
+impl Worker {
+    /// The turn of a command may have come.
+    fn turn(&mut self, token: Token, ticket: Ticket, alone: bool) {
+        let Some((key, slot)) = split(token) else {
+            return;
+        };
+        if let Some(queue) = self.queues.get_mut(key)
+            && let Role::Request(requests) = &mut queue.role
+            && let Some(port) = self.ports.get(&queue.nexus)
+        {
+            let bench = &mut self.bench;
+            requests.turn(&mut queue.ring, port, bench, (slot, ticket), alone);
+        }
+    }
+
+    fn fence(&mut self, fence: &Fence) {
+        for (_, queue) in &mut self.queues {
+            if let Role::Request(requests) = &mut queue.role {
+                for slot in requests.in_flight() {
+                    slot.meet(fence);
+                }
+            }
+        }
+    }
+}
+
+/// The key of the ring, and the number of the slot, that a token names.
+#[inline]
+fn split(token: Token) -> Option<(usize, usize)> {
+    let (key, slot) = (token.0 >> SLOT_BITS, token.0 & ((1 << SLOT_BITS) - 1));
+    Some((usize::try_from(key).ok()?, usize::try_from(slot).ok()?))
 }
 
 impl App for Worker {
@@ -362,6 +415,9 @@ impl App for Worker {
             } => self.detach(nexus, target, lun, &done),
             Message::Report { nexus, event, done } => self.report(nexus, event, done),
             Message::Manage { function, done } => self.manage(&function, &done),
+            Message::Turn { token, ticket } => self.turn(token, ticket, false),
+            Message::Fence(fence) => self.fence(&fence),
+            Message::Alone { token, ticket } => self.turn(token, ticket, true),
             Message::Answer {
                 ring,
                 slot,
@@ -378,8 +434,7 @@ impl App for Worker {
 
     #[inline]
     fn complete(&mut self, token: Token, result: i32) {
-        let (key, slot) = (token.0 >> SLOT_BITS, token.0 & ((1 << SLOT_BITS) - 1));
-        if let (Ok(key), Ok(slot)) = (usize::try_from(key), usize::try_from(slot))
+        if let Some((key, slot)) = split(token)
             && let Some(queue) = self.queues.get_mut(key)
             && let Role::Request(requests) = &mut queue.role
         {
@@ -405,7 +460,7 @@ impl App for Worker {
             served += match &mut queue.role {
                 Role::Request(requests) => requests.serve(ring, port, &mut self.bench, BATCH),
                 Role::Control(control) => {
-                    control.serve(ring, port, &self.peers, self.number, BATCH)
+                    control.serve(ring, port, &self.bench.peers, self.bench.home, BATCH)
                 }
                 Role::Event(events) => {
                     let sent = port.events_missed && events.send(ring, Event::None, true);

@@ -49,6 +49,11 @@ pub(super) fn write_protected() -> Sense {
     Sense::new(SenseKey::DataProtect, AdditionalSense::WRITE_PROTECTED)
 }
 
+/// B/00/00; nobody will see it, the transport answers in its own words.
+pub(super) fn ended() -> Sense {
+    Sense::new(SenseKey::AbortedCommand, AdditionalSense::NONE)
+}
+
 /// 5/21/00
 pub(super) fn out_of_range() -> Sense {
     Sense::illegal_request(AdditionalSense::LBA_OUT_OF_RANGE)

@@ -7,7 +7,7 @@ use lunar_block::{Buffer, DataHandle, Op, OpKind, run, run_list, run_owned};
 use lunar_reactor::Handle;
 use lunar_scsi::Sense;
 use lunar_sgl::SglBuf;
-use lunar_target::Command;
+use lunar_target::{Command, Ended};
 
 use super::{Unit, error};
 
@@ -20,6 +20,7 @@ pub(super) struct Medium {
     unit: Arc<Unit>,
     reactor: Handle,
     io: Rc<dyn DataHandle>,
+    ended: Ended,
 }
 
 impl Medium {
@@ -31,6 +32,7 @@ impl Medium {
             unit: Arc::clone(unit),
             reactor: command.reactor.clone(),
             io: Rc::clone(io),
+            ended: command.ended.clone(),
         })
     }
 
@@ -81,8 +83,15 @@ impl Medium {
     }
 
     /// Lets others run between two steps that may both have completed at once.
-    pub(super) async fn pause(&self) {
+    ///
+    /// # Errors
+    /// Task management has ended the command: there is no use in the next step.
+    pub(super) async fn pause(&self) -> Result<(), Sense> {
         self.reactor.yield_now().await;
+        if self.ended.is_set() {
+            return Err(error::ended());
+        }
+        Ok(())
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn prefetch(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outcom
             buffer = medium
                 .run_owned(OpKind::Read, offset, len as usize, buffer)
                 .await?;
-            medium.pause().await;
+            medium.pause().await?;
         }
         Ok(0)
     }))

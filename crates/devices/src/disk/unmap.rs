@@ -36,7 +36,7 @@ pub(super) fn unmap(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outcome, 
     Ok(task(async move {
         for extent in extents {
             medium.run(Op::discard(extent.offset, extent.len)).await?;
-            medium.pause().await;
+            medium.pause().await?;
         }
         if !medium.unit().write_cache() {
             medium.run(Op::flush()).await?;

@@ -110,7 +110,7 @@ async fn compare(
             let miscompare = AdditionalSense::MISCOMPARE_DURING_VERIFY;
             return Err(Sense::new(SenseKey::Miscompare, miscompare).with_information(at));
         }
-        medium.pause().await;
+        medium.pause().await?;
     }
     Ok(())
 }

@@ -62,7 +62,7 @@ async fn repeat(medium: &Medium, extent: Extent, pattern: &[u8], fua: bool) -> R
         buffer = medium
             .run_owned(OpKind::Write { fua }, offset, len as usize, buffer)
             .await?;
-        medium.pause().await;
+        medium.pause().await?;
     }
     Ok(())
 }

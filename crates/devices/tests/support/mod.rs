@@ -20,7 +20,7 @@ use lunar_reactor::{App, Config, Handle, Token, spawn};
 use lunar_scsi::table::Direction;
 use lunar_scsi::{Sense, SenseKey, Status};
 use lunar_sgl::Sgl;
-use lunar_target::{Command, Completion, LogicalUnit, NexusId, Outcome, Seen, begin};
+use lunar_target::{Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Seen, begin};
 
 pub const A: NexusId = NexusId(1);
 pub const B: NexusId = NexusId(2);
@@ -264,6 +264,8 @@ impl Bench {
             reply: &mut reply,
             io: Some(&self.io),
             reactor: &self.reactor,
+            admitted: false,
+            ended: &Ended::default(),
             luns: &|luns| luns.extend([0, 5, 300]),
         };
         let completion = match start(command) {
@@ -279,7 +281,9 @@ impl Bench {
                 let result = lunar_block::run(&self.reactor, &self.io, op).await;
                 self.disk.finish(&op, result)
             }
-            Outcome::Task(task) => task.await,
+            // Nothing else runs here: a command is always alone.
+            Outcome::Task(task) | Outcome::Exclusive(_, task) => task.await,
+            Outcome::Wait(_) => unreachable!("there is nobody to wait for"),
         };
         assert_eq!(
             completion.sense.is_some(),

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use lunar_block::{DataHandle, Error, Image, Info, Op, OpKind, Progress, Stats};
 use lunar_reactor::{Handle, Token};
-use lunar_scsi::{DeviceType, Profile, Row};
-use lunar_target::{Command, Completion, LogicalUnit, LuState, NexusId, Outcome};
+use lunar_scsi::{Cdb, DeviceType, Profile, Row};
+use lunar_target::{Command, Completion, Extent, LogicalUnit, LuState, NexusId, Outcome};
 
 use super::harness::DEADLINE;
 
@@ -17,7 +17,8 @@ const BLOCKS: usize = 128;
 
 /// Blocks in memory. READ and WRITE are block operations (tasks, if the
 /// buffer is longer than the CDB says), SYNCHRONIZE CACHE is a task, INQUIRY
-/// replies with the unit's name.
+/// replies with the unit's name. WRITE SAME(10) increments every word of a
+/// block, alone and in several steps; at odd addresses it wants the whole unit.
 pub struct Fake {
     state: LuState,
     name: u8,
@@ -91,6 +92,18 @@ impl Inner {
         }
     }
 
+    /// The first word of a block.
+    pub fn word(&self, at: usize) -> u64 {
+        let data = self.data.lock().unwrap();
+        u64::from_le_bytes(data[at..at + 8].try_into().unwrap())
+    }
+
+    fn fill(&self, range: std::ops::Range<usize>, word: u64) {
+        for bytes in self.data.lock().unwrap()[range].chunks_mut(8) {
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+    }
+
     async fn pass(&self, reactor: &Handle) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         while !self.is_open() {
@@ -98,6 +111,12 @@ impl Inner {
         }
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// What the incrementing command wants to be alone with.
+fn section(lba: u64) -> Extent {
+    let offset = lba * BLOCK as u64;
+    lba.is_multiple_of(2).then(|| offset..offset + BLOCK as u64)
 }
 
 impl LogicalUnit for Fake {
@@ -150,7 +169,30 @@ impl LogicalUnit for Fake {
                     Completion::good(0)
                 })
             }
+            0x41 => {
+                let (image, reactor) = (self.gate.clone(), command.reactor.clone());
+                let at = offset as usize;
+                Outcome::exclusive(section(fields.lba()), async move {
+                    image.pass(&reactor).await;
+                    let word = image.word(at);
+                    reactor.yield_now().await;
+                    for half in [at, at + BLOCK / 2] {
+                        image.fill(half..half + BLOCK / 2, word + 1);
+                        reactor.yield_now().await;
+                    }
+                    Completion::good(0)
+                })
+            }
             other => unreachable!("the tests send no command {other:#x}"),
+        }
+    }
+
+    fn extent(&self, _row: &'static Row, cdb: Cdb<'_>) -> Extent {
+        let offset = cdb.lba() * BLOCK as u64;
+        match cdb.opcode() {
+            0x28 | 0x2A => Some(offset..offset + u64::from(cdb.transfer_length()) * BLOCK as u64),
+            0x00 => Some(0..0),
+            _ => None,
         }
     }
 

@@ -26,6 +26,11 @@ pub const CONTROL: usize = 0;
 pub const EVENT: usize = 1;
 pub const REQUEST: usize = 2;
 
+/// Task attributes.
+pub const SIMPLE: u8 = 0;
+pub const ORDERED: u8 = 1;
+pub const HEAD_OF_QUEUE: u8 = 2;
+
 pub fn workers(count: usize) -> Arc<Workers> {
     Workers::start(WorkersConfig {
         count,
@@ -409,7 +414,23 @@ impl Guest {
         out: &[u8],
         room: usize,
     ) -> Ticket {
-        let header = header(lun, tag, cdb);
+        self.send_as(SIMPLE, queue, lun, tag, cdb, out, room)
+    }
+
+    /// A SCSI command with a task attribute on its way.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one command")]
+    pub fn send_as(
+        &mut self,
+        attribute: u8,
+        queue: usize,
+        lun: [u8; 8],
+        tag: u64,
+        cdb: &[u8],
+        out: &[u8],
+        room: usize,
+    ) -> Ticket {
+        let mut header = header(lun, tag, cdb);
+        header[16] = attribute;
         let mut answer = vec![12 + 96];
         answer.extend((room > 0).then_some(room));
         let mut pieces: Vec<&[u8]> = vec![&header];
@@ -485,6 +506,10 @@ pub fn read10(lba: u32, blocks: u16) -> [u8; 10] {
 }
 pub fn write10(lba: u32, blocks: u16) -> [u8; 10] {
     transfer(0x2A, lba, blocks)
+}
+/// The fake unit's increment.
+pub fn increment(lba: u32) -> [u8; 10] {
+    transfer(0x41, lba, 1)
 }
 fn transfer(opcode: u8, lba: u32, blocks: u16) -> [u8; 10] {
     let (l, b) = (lba.to_be_bytes(), blocks.to_be_bytes());

@@ -9,5 +9,6 @@ mod fake;
 mod harness;
 mod hostile;
 mod life_cycle;
+mod line;
 mod requests;
 mod task_management;

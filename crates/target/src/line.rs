@@ -1,0 +1,225 @@
+//! The line in front of a logical unit: how a command gets the unit, or a part of its medium, for itself.
+//!
+//! Commands run side by side, on any worker, and nobody counts them. A command that must not (COMPARE AND WRITE, a task
+//! with the ORDERED attribute) joins the line. From then on commands that it would collide with join behind it instead of
+//! starting, and when it is at the front, the transport waits until those that were started before are over. When it is
+//! done, whoever stands behind it is called, in the order of arrival, up to the next one that wants to be alone.
+//!
+//! A [`Place`] in the line is given up by dropping it, wherever and for whatever reason: ended by task management, done,
+//! or lost with its worker. Nobody who stands behind can be forgotten.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::LogicalUnit;
+
+/// What a command may touch: bytes of the medium (none, if the range is empty), or `None` for everything there is about
+/// a unit.
+pub type Extent = Option<Range<u64>>;
+
+/// Whether two commands have to do with the same thing.
+#[must_use]
+pub fn overlap(a: &Extent, b: &Extent) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a.start.max(b.start) < a.end.min(b.end),
+        _ => true,
+    }
+}
+
+/// Names a place in a line. Never used again for another one, in any line of the process, so that a message about a
+/// place that was given up meanwhile is recognized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(u64);
+
+impl Ticket {
+    fn new() -> Ticket {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Ticket(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What to do when it is one's turn. Called by whoever makes way, so it must do no more than pass the word on.
+type Turn = Box<dyn FnOnce(Ticket) + Send>;
+
+/// Calls those whose turn it is; not under the lock, in which they would be called from anywhere.
+#[must_use]
+pub(crate) struct Calls(Vec<(Ticket, Turn)>);
+
+impl Calls {
+    pub(crate) fn make(self) {
+        for (ticket, turn) in self.0 {
+            turn(ticket);
+        }
+    }
+}
+
+/// Those who wait, and the one at the front who has the unit, or will have it when others are over.
+#[derive(Default)]
+pub(crate) struct Line(VecDeque<Waiter>);
+
+struct Waiter {
+    ticket: Ticket,
+    extent: Extent,
+    exclusive: bool,
+    /// Taken when the turn has come.
+    turn: Option<Turn>,
+}
+
+/// Where to join a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    /// At its end.
+    Tail,
+    /// Behind the one whose turn it is (HEAD OF QUEUE).
+    Head,
+}
+
+impl Line {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a command must not simply be started.
+    pub(crate) fn blocks(&self, extent: &Extent) -> bool {
+        self.0
+            .iter()
+            .any(|waiter| waiter.exclusive && overlap(&waiter.extent, extent))
+    }
+
+    fn join(&mut self, waiter: Waiter, rank: Rank) -> Calls {
+        match rank {
+            Rank::Tail => self.0.push_back(waiter),
+            Rank::Head => self.0.insert(self.0.len().min(1), waiter),
+        }
+        self.advance()
+    }
+
+    fn leave(&mut self, ticket: Ticket) -> Calls {
+        self.0.retain(|waiter| waiter.ticket != ticket);
+        self.advance()
+    }
+
+    /// Lets everybody go who stands in front of the first that wants to be alone, and calls that one.
+    fn advance(&mut self) -> Calls {
+        let mut calls = Vec::new();
+        while let Some(mut front) = self.0.pop_front() {
+            calls.extend(front.turn.take().map(|turn| (front.ticket, turn)));
+            if front.exclusive {
+                self.0.push_front(front);
+                break;
+            }
+        }
+        Calls(calls)
+    }
+
+    fn holds(&self, ticket: Ticket) -> bool {
+        self.0.iter().any(|waiter| waiter.ticket == ticket)
+    }
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|waiter| waiter.ticket))
+            .finish()
+    }
+}
+
+/// A command's place in the line of a unit; dropped, it is given up.
+pub struct Place {
+    unit: Arc<dyn LogicalUnit>,
+    ticket: Ticket,
+    exclusive: bool,
+}
+
+impl Place {
+    /// Waits to be alone with `extent`: from now on no command that overlaps is started. `turn` is called when the place
+    /// is at the front, perhaps at once; what was started before is then still to be waited for.
+    pub fn exclusive(
+        unit: &Arc<dyn LogicalUnit>,
+        extent: Extent,
+        turn: impl FnOnce(Ticket) + Send + 'static,
+    ) -> Place {
+        let ticket = Ticket::new();
+        let place = Place {
+            unit: unit.clone(),
+            ticket,
+            exclusive: true,
+        };
+        let waiter = Waiter {
+            ticket,
+            extent,
+            exclusive: true,
+            turn: Some(Box::new(turn)),
+        };
+        let calls = unit
+            .state()
+            .change_line(|line| line.join(waiter, Rank::Tail));
+        calls.make();
+        place
+    }
+
+    /// Waits behind those in the line; `turn` is called when the command may start. `None`: it may at once.
+    pub fn shared(
+        unit: &Arc<dyn LogicalUnit>,
+        extent: Extent,
+        rank: Rank,
+        turn: impl FnOnce(Ticket) + Send + 'static,
+    ) -> Option<Place> {
+        let ticket = Ticket::new();
+        let calls = unit.state().change_line(|line| {
+            let waiter = Waiter {
+                ticket,
+                extent: extent.clone(),
+                exclusive: false,
+                turn: Some(Box::new(turn)),
+            };
+            line.blocks(&extent).then(|| line.join(waiter, rank))
+        })?;
+        calls.make();
+        Some(Place {
+            unit: unit.clone(),
+            ticket,
+            exclusive: false,
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// Whether it stands for a command that wants to be alone.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
+    /// Whether it still is in the line: a command that may run beside others leaves it when its turn comes, one that has
+    /// to be alone when it is over.
+    #[must_use]
+    pub fn is_in_line(&self) -> bool {
+        self.unit.state().with_line(|line| line.holds(self.ticket))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.unit
+            .state()
+            .change_line(|line| line.leave(self.ticket))
+            .make();
+    }
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place")
+            .field("ticket", &self.ticket)
+            .field("exclusive", &self.exclusive)
+            .finish_non_exhaustive()
+    }
+}

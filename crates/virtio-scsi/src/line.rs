@@ -1,0 +1,97 @@
+//! Commands that wait in a unit's line, and how one of them gets to be alone.
+//!
+//! A command that has to wait is parked in its slot, with its header already copied. When its turn comes, its worker gets
+//! a message. A command that may run beside others is then started. For one that has to be alone, every worker looks
+//! through its slots: those that collide and were started before hold a barrier until they are over, and then the
+//! command is started. On the way of commands that meet nobody this costs nothing: that somebody is in line moves the
+//! unit's epoch, which they look at anyway.
+
+use std::sync::Arc;
+
+use lunar_reactor::{Remote, Token};
+use lunar_target::{Ended, Extent, LogicalUnit, Task, Ticket};
+
+use crate::barrier::Barrier;
+use crate::wire::CDB;
+use crate::worker::Message;
+use crate::workers::Peers;
+
+/// A command that waits for its turn.
+pub(crate) struct Parked {
+    /// What it may touch.
+    pub extent: Extent,
+    pub what: Pending,
+    /// It was let go, the word has not reached it yet, and somebody who wants to be alone waits for it. Not among those
+    /// who wait for its end: it may turn out that it wants to be alone itself, and has to wait for that one.
+    pub in_the_way_of: Vec<Barrier>,
+}
+
+impl Parked {
+    pub fn new(extent: Extent, what: Pending) -> Parked {
+        Parked {
+            extent,
+            what,
+            in_the_way_of: Vec::new(),
+        }
+    }
+}
+
+/// How it goes on.
+pub(crate) enum Pending {
+    /// It is begun.
+    Command([u8; CDB]),
+    /// It has begun, and its steps are run.
+    Task(Task, Ended),
+}
+
+/// The slot of a command, as others reach it.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    home: Remote<Message>,
+    token: Token,
+}
+
+impl Seat {
+    /// `None` while the workers are being started; there are no commands then.
+    pub fn new(peers: &Peers, home: usize, token: Token) -> Option<Seat> {
+        let home = peers.get()?.get(home)?.clone();
+        Some(Seat { home, token })
+    }
+
+    /// Tells the slot's worker that the turn has come. A worker that has gone has no slots.
+    pub fn turn(self) -> impl FnOnce(Ticket) + Send {
+        let Seat { home, token } = self;
+        move |ticket| {
+            home.send(Message::Turn { token, ticket });
+        }
+    }
+
+    /// It is the slot's turn to be alone: it will be told when everything that collides is over.
+    pub fn clear_the_way(
+        self,
+        peers: &Peers,
+        ticket: Ticket,
+        unit: &Arc<dyn LogicalUnit>,
+        extent: &Extent,
+    ) {
+        let Seat { home, token } = self;
+        let over = Barrier::new(move || {
+            home.send(Message::Alone { token, ticket });
+        });
+        for peer in peers.get().into_iter().flatten() {
+            peer.send(Message::Fence(Fence {
+                unit: unit.clone(),
+                extent: extent.clone(),
+                over: over.clone(),
+            }));
+        }
+    }
+}
+
+/// Somebody wants to be alone with a unit, or a part of its medium, and it is his turn.
+pub(crate) struct Fence {
+    pub unit: Arc<dyn LogicalUnit>,
+    pub extent: Extent,
+    /// For those in the way to hold.
+    pub over: Barrier,
+}
