@@ -68,7 +68,8 @@ impl Disk {
         let identity = Identity::check(&config)?;
         let mut features = Features::empty();
         features.set(Features::DPO_FUA, config.dpofua);
-        features.set(Features::PROVISIONING, limits.unmap);
+        // What a write-protected medium refuses, it refuses for that reason.
+        features.set(Features::PROVISIONING, limits.unmap || info.read_only);
         features.set(Features::REMOVABLE, config.removable);
         let write_cache = config.write_cache != OnOffAuto::Off;
         let unit = Unit {

@@ -44,7 +44,7 @@ pub struct DiskConfig {
     pub removable: bool,
     /// DPO and FUA are supported. Default on.
     pub dpofua: bool,
-    /// Bytes that one UNMAP command may cover; default 1 GiB.
+    /// Bytes that one UNMAP command may cover; default 512 MiB: with the smallest blocks as many as common practice allows (2^20).
     pub max_unmap_size: u64,
     /// Bytes that one READ, WRITE, VERIFY or WRITE SAME command may cover; default 2 GiB - 1, rounded down to blocks.
     pub max_io_size: u64,
@@ -75,7 +75,7 @@ impl Default for DiskConfig {
             rotation_rate: 0,
             removable: false,
             dpofua: true,
-            max_unmap_size: 1 << 30,
+            max_unmap_size: 1 << 29,
             max_io_size: (1 << 31) - 1,
             write_cache: OnOffAuto::Auto,
             scsi_version: 5,

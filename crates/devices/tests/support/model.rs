@@ -73,7 +73,11 @@ impl Model {
                     0x7F => cdb[10] & 1 != 0,
                     _ => false,
                 };
-                for to in self.bytes[lba * block..][..blocks * block].chunks_mut(block) {
+                let end = match blocks {
+                    0 => self.bytes.len() / block,
+                    blocks => lba + blocks,
+                };
+                for to in self.bytes[lba * block..end * block].chunks_mut(block) {
                     if no_data {
                         to.fill(0);
                     } else {

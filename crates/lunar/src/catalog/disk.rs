@@ -139,7 +139,7 @@ pub static DISK: &[Property<DiskOptions>] = &[
     Property {
         name: "max_unmap_size",
         kind: Kind::Size(0..=u64::MAX, |d, v| d.config.max_unmap_size = v),
-        default: "1073741824",
+        default: "536870912",
         description: "bytes that one UNMAP covers",
     },
     Property {

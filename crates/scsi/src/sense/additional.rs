@@ -65,6 +65,7 @@ additional_sense! {
     SANITIZE_IN_PROGRESS = 0x04/0x1b, "Logical unit not ready, sanitize in progress";
     COMMUNICATION_FAILURE = 0x08/0x00, "Logical unit communication failure";
     WRITE_ERROR = 0x0c/0x00, "Write error";
+    INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT = 0x0e/0x03, "Invalid field in command information unit";
     GUARD_CHECK_FAILED = 0x10/0x01, "Logical block guard check failed";
     APPLICATION_TAG_CHECK_FAILED = 0x10/0x02, "Logical block application tag check failed";
     REFERENCE_TAG_CHECK_FAILED = 0x10/0x03, "Logical block reference tag check failed";
