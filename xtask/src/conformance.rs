@@ -44,6 +44,18 @@ const WORKERS: usize = 2;
 /// How long one disk may take.
 const TIME_LIMIT: Duration = Duration::from_secs(300);
 
+/// Suites that write, and do not expect to be refused: of no use on a write-protected disk, which has `ReadOnly`.
+const WRITING: &[&str] = &[
+    "CompareAndWrite",
+    "ExtendedCopy",
+    "GetLBAStatus",
+    "MultipathIO",
+    "OrWrite",
+    "Sanitize",
+    "Unmap",
+    "Write*",
+];
+
 /// What one disk did.
 pub struct Report {
     pub disk: Disk,
@@ -155,42 +167,49 @@ pub fn on(
 
 /// The guest's job: what there is to run, then the log of each suite.
 fn script(suites: &[&str]) -> String {
-    let patterns: Vec<String> = suites.iter().map(|suite| format!("SCSI.{suite}")).collect();
     format!(
         r#"
-# The kernel opens no write-protected block device for writing, and the tool opens for writing; and only the suite
-# about write protection expects its writes to be refused.
-device=/dev/lun/0:0:0:0 writes=SCSI.*
-if [ "$(cat /sys/block/sd*/ro)" = 1 ]; then
-	device=/dev/sg0 writes=SCSI.ReadOnly
-fi
+# The kernel opens no write-protected block device for writing, and the tool opens for writing.
+readonly=$(cat /sys/block/sd*/ro)
+[ $readonly = 1 ] && device=/dev/sg0 || device=/dev/lun/0:0:0:0
 tests=$(iscsi-test-cu --list | grep '^SCSI\.') || exit
 for name in $tests; do
 	case $name in
 	SCSI.*.*) suite=${{name%.*}} ;;
 	*) continue ;;
 	esac
+	case $readonly:$suite in
+	{}) mark="{}" ;;
+	*) mark="{}" ;;
+	esac
 	case $suite in
-	{}) echo "{}$name" ;;
+	{}) echo "$mark$name" ;;
 	esac
 done | tee /tmp/tests
-for suite in $(sed 's/^{}//; s/\.[^.]*$//' /tmp/tests | uniq); do
-	case $suite in
-	$writes) allow="--dataloss --allow-sanitize" ;;
-	*) allow= ;;
-	esac
+for suite in $(sed -n 's/^{}\(.*\)\.[^.]*$/\1/p' /tmp/tests | uniq); do
 	echo "{}$suite"
-	iscsi-test-cu $allow --verbose --Verbose-scsi --test="$suite" $device 2>&1
+	iscsi-test-cu --dataloss --allow-sanitize --verbose --Verbose-scsi --test="$suite" $device 2>&1
 	echo
 done >/tmp/log
 # In one piece: the port is slow for small ones.
 cat /tmp/log
 "#,
-        patterns.join(" | "),
+        cases("1:SCSI.", WRITING),
+        log::LEFT,
         log::LISTED,
+        cases("SCSI.", suites),
         log::LISTED,
         log::SUITE,
     )
+}
+
+/// The patterns of a `case`, each after a prefix.
+fn cases(prefix: &str, patterns: &[&str]) -> String {
+    let patterns: Vec<String> = patterns
+        .iter()
+        .map(|pattern| format!("{prefix}{pattern}"))
+        .collect();
+    patterns.join(" | ")
 }
 
 /// How many tests passed, failed and were skipped.

@@ -20,13 +20,10 @@ const EXPLANATIONS: &[(&str, &str)] = &[
     ("not removable", "Runs on removable disks."),
     ("not write-protected", "Runs on read-only disks."),
     (
-        "--dataloss",
-        "Writes; on a read-only disk only the suite ReadOnly expects the refusal.",
+        "it writes",
+        "A write-protected disk refuses it, as the suite ReadOnly proves.",
     ),
-    (
-        "--allow-sanitize",
-        "Writes; on a read-only disk only the suite ReadOnly expects the refusal.",
-    ),
+    ("iSCSI PDU", "Tested by the disk's own tests."),
 ];
 
 /// A part of the table of skips.
