@@ -9,6 +9,7 @@ mod support;
 
 use lunar_block::OpKind;
 use lunar_devices::DiskConfig;
+use lunar_scsi::mode::{ErrorSpread, TaskRules};
 use lunar_target::{LogicalUnit, UnitAttention, Who, begin_absent, begin_report_luns};
 use support::*;
 
@@ -255,7 +256,7 @@ fn mode_sense_shows_header_block_descriptor_and_pages() {
         assert_eq!(data[44..48], [0x0A, 0x0A, 0x00, 0x10]);
         assert_eq!(data.len(), 56);
         let changeable = disk.ask(&[0x1A, 0x08, 0x4A, 0, 255, 0], 255).await.good();
-        assert_eq!(changeable[4..9], [0x0A, 0x0A, 0x04, 0x00, 0x08]);
+        assert_eq!(changeable[4..10], [0x0A, 0x0A, 0x24, 0x06, 0x08, 0x40]);
         assert_eq!(
             disk.ask(&[0x1A, 0, 0xC8, 0, 255, 0], 255).await.code(),
             (0x5, 0x39, 0x00)
@@ -323,6 +324,37 @@ fn the_control_page_write_protects_and_chooses_the_sense_format_until_reset() {
         );
         assert!(!disk.disk.state().descriptor_sense());
         disk.tell(&write, &[1; 512]).await.good();
+    });
+}
+
+#[test]
+fn the_control_page_sets_the_rules_of_task_sets_until_reset() {
+    on_disk(SIZE, config(), |disk| async move {
+        let mut list = control(false, false);
+        (list[6], list[7], list[9]) = (0x20, 0x16, 0x40);
+        select(&disk, &list).await.good();
+        let rules = disk.disk.state().task_rules();
+        assert!(rules.set_for_each_nexus() && rules.task_aborted_status());
+        assert_eq!(rules.error_spread(), ErrorSpread::Nexus);
+        list[7] = 0x14;
+        let reserved = select(&disk, &list).await;
+        assert_eq!(reserved.code(), INVALID_PARAMETER, "QERR 10b");
+        assert_eq!(disk.disk.state().task_rules(), rules);
+        disk.disk.reset();
+        assert_eq!(disk.disk.state().task_rules(), TaskRules::default());
+    });
+}
+
+#[test]
+fn supported_task_management_functions_are_all_but_clear_aca() {
+    on_disk(SIZE, config(), |disk| async move {
+        let ask = |flags, room| [0xA3, 0x0D, flags, 0, 0, 0, 0, 0, 0, room, 0, 0];
+        let short = disk.ask(&ask(0, 255), 255).await.good();
+        assert_eq!(short, [0xDC, 0x03, 0, 0]);
+        let long = disk.ask(&ask(0x80, 255), 255).await.good();
+        assert_eq!(long, [&[0xDC, 0x03, 0, 12][..], &[0; 12]].concat());
+        assert_eq!(disk.ask(&ask(0x80, 3), 3).await.good(), long[..3]);
+        assert_eq!(disk.ask(&ask(1, 255), 255).await.code(), INVALID_FIELD);
     });
 }
 

@@ -7,9 +7,11 @@
 //! Saved values do not exist: PC = 3 is 5/39/00, and the PS bit is 0.
 
 mod page;
+mod rules;
 mod select;
 
 pub use page::{ModePage, code};
+pub use rules::{ErrorSpread, TaskRules};
 
 use crate::be::Fields;
 use crate::cdb::Cdb;
@@ -109,9 +111,14 @@ impl ModePages {
     /// Whether any of the bits `mask` in byte `at` of a page is set; `false` for pages and bytes that the unit lacks.
     #[must_use]
     pub fn is_set(&self, (page, subpage): (u8, u8), at: usize, mask: u8) -> bool {
-        let page = self.pages.iter().find(|p| p.key() == (page, subpage));
-        page.and_then(|page| page.current().get(at))
+        self.byte((page, subpage), at)
             .is_some_and(|byte| byte & mask != 0)
+    }
+
+    /// Byte `at` of a page.
+    fn byte(&self, key: (u8, u8), at: usize) -> Option<u8> {
+        let page = self.pages.iter().find(|p| p.key() == key)?;
+        page.current().get(at).copied()
     }
 
     /// WCE of the Caching page: writes may be answered before they are on the medium.
@@ -130,6 +137,13 @@ impl ModePages {
     #[must_use]
     pub fn software_write_protect(&self) -> bool {
         self.is_set(code::CONTROL, 4, 0x08)
+    }
+
+    /// TST, QERR and TAS of the Control page; `None` for a QERR that does not exist.
+    #[must_use]
+    pub fn task_rules(&self) -> Option<TaskRules> {
+        let byte = |at| self.byte(code::CONTROL, at).unwrap_or(0);
+        TaskRules::new(byte(2), byte(3), byte(5))
     }
 
     /// Appends the MODE SENSE parameter data for a decoded CDB. It is complete, with the MODE DATA LENGTH to match: the

@@ -6,6 +6,7 @@
 mod inquiry;
 mod mode;
 mod report_luns;
+mod task_management;
 
 use std::sync::Mutex;
 
@@ -84,6 +85,7 @@ pub fn execute(lu: &dyn Primary, row: &Row, command: Command<'_>) -> Outcome {
                 Err(sense) => Outcome::check(sense),
             }
         }
+        Operation::ReportSupportedTaskManagementFunctions => task_management::report(command),
         Operation::ModeSense6 | Operation::ModeSense10 => mode::sense(lu, command),
         Operation::ModeSelect6 | Operation::ModeSelect10 => {
             mode::select(lu, &command).unwrap_or_else(Outcome::check)

@@ -5,8 +5,10 @@
 //! epoch it knows that nothing concerns its nexus, and takes the lock only when the two differ.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lunar_scsi::mode::TaskRules;
 
 use crate::attention::{AttentionQueue, UnitAttention};
 use crate::line::{Extent, Line};
@@ -60,6 +62,7 @@ pub struct LuState {
     shared: Mutex<Shared>,
     descriptor_sense: AtomicBool,
     software_write_protect: AtomicBool,
+    task_rules: AtomicU8,
 }
 
 /// What is changed and read under the lock.
@@ -84,6 +87,7 @@ impl Default for LuState {
             shared: Mutex::default(),
             descriptor_sense: AtomicBool::new(false),
             software_write_protect: AtomicBool::new(false),
+            task_rules: AtomicU8::new(TaskRules::default().bits()),
         }
     }
 }
@@ -124,6 +128,7 @@ impl LuState {
     pub fn reset(&self) {
         self.descriptor_sense.store(false, Ordering::Relaxed);
         self.software_write_protect.store(false, Ordering::Relaxed);
+        self.set_task_rules(TaskRules::default());
         self.change(|nexuses| {
             for nexus in nexuses.iter_mut() {
                 nexus.prevents_removal = false;
@@ -215,6 +220,16 @@ impl LuState {
     /// Sets SWP.
     pub fn set_software_write_protect(&self, on: bool) {
         self.software_write_protect.store(on, Ordering::Relaxed);
+    }
+
+    /// TST, QERR and TAS of the control mode page.
+    pub fn task_rules(&self) -> TaskRules {
+        TaskRules::from_bits(self.task_rules.load(Ordering::Relaxed))
+    }
+
+    /// Sets them.
+    pub fn set_task_rules(&self, rules: TaskRules) {
+        self.task_rules.store(rules.bits(), Ordering::Relaxed);
     }
 
     /// Changes the state and then moves the epoch, so that whoever reads the new epoch finds the change.

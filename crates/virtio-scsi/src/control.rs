@@ -153,6 +153,10 @@ impl Asker<'_> {
         match function {
             TaskManagement::AbortTask => self.end(one, Response::Aborted, || {}),
             TaskManagement::AbortTaskSet => self.end(set, Response::Aborted, || {}),
+            // With TST, the others have task sets of their own.
+            TaskManagement::ClearTaskSet if unit.state().task_rules().set_for_each_nexus() => {
+                self.end(set, Response::Aborted, || {});
+            }
             TaskManagement::ClearTaskSet => self.end(everybody, Response::Aborted, || {}),
             TaskManagement::UnitReset => {
                 let unit = unit.clone();

@@ -19,6 +19,10 @@ use crate::{Error, Features, Workers};
 /// VIRTIO limits queue indices to 16 bits, drivers and front ends to much less.
 const MAX_REQUEST_QUEUES: u16 = 1022;
 
+/// Commands that a unit takes at a time from one nexus' rings on a worker, if its driver has not been told a higher
+/// number: beyond what any has in flight that goes by what it is told, since a front end may tell it something else.
+const TASK_SET_LIMIT: usize = 1024;
+
 /// One virtio-scsi device.
 ///
 /// Every method that changes the data path is a barrier: when it returns, it is so. Methods exclude each other; they
@@ -85,9 +89,12 @@ impl Controller {
         };
         let nexus = controller.nexus;
         let id: Arc<str> = controller.config.id.as_str().into();
+        let announced = usize::try_from(controller.config.cmd_per_lun).unwrap_or(usize::MAX);
+        let task_set_limit = announced.max(TASK_SET_LIMIT);
         controller.everywhere(|done| Message::AddPort {
             nexus,
             id: id.clone(),
+            task_set_limit,
             done,
         })?;
         Ok(Arc::new(controller))

@@ -45,13 +45,14 @@ impl Features {
         offered
     }
 
-    /// Checks what the driver wants against what was offered (VS-015). A set accepted once is accepted again.
+    /// What is in effect when the driver wants this set (VS-015): harmless bits that were not offered are not. A set
+    /// accepted once is accepted again.
     pub(crate) fn negotiate(offered: Features, acked: u64) -> Result<Features, Error> {
         let refused = acked & !(offered | Features::HARMLESS).bits();
         if refused != 0 {
             return Err(Error::Features(refused));
         }
-        Ok(Features::from_bits_truncate(acked))
+        Ok(Features::from_bits_truncate(acked) & offered)
     }
 }
 
@@ -70,13 +71,16 @@ mod tests {
     }
 
     #[test]
-    fn bits_that_front_ends_set_on_their_own_are_accepted() {
+    fn bits_that_front_ends_set_on_their_own_are_accepted_and_have_no_effect() {
         let offered = Features::offered(true, false);
         assert!(!offered.contains(Features::CHANGE));
         let acked = Features::CHANGE
             | Features::VERSION_1
             | Features::ANY_LAYOUT
             | Features::NOTIFY_ON_EMPTY;
-        assert_eq!(Features::negotiate(offered, acked.bits()).unwrap(), acked);
+        assert_eq!(
+            Features::negotiate(offered, acked.bits()).unwrap(),
+            Features::VERSION_1
+        );
     }
 }

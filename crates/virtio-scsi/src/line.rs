@@ -12,6 +12,7 @@ use lunar_reactor::{Remote, Token};
 use lunar_target::{Ended, Extent, LogicalUnit, Task, Ticket};
 
 use crate::barrier::Barrier;
+use crate::tmf::Function;
 use crate::wire::CDB;
 use crate::worker::Message;
 use crate::workers::Peers;
@@ -63,6 +64,20 @@ impl Seat {
         let Seat { home, token } = self;
         move |ticket| {
             home.send(Message::Turn { token, ticket });
+        }
+    }
+
+    /// The slot's command fails and takes others with it; it will be told when they are over.
+    pub fn spread_error(self, peers: &Peers, function: &Function) {
+        let Seat { home, token } = self;
+        let done = Barrier::new(move || {
+            home.send(Message::Settled { token });
+        });
+        for peer in peers.get().into_iter().flatten() {
+            peer.send(Message::Manage {
+                function: function.clone(),
+                done: done.clone(),
+            });
         }
     }
 

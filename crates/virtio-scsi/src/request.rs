@@ -6,6 +6,7 @@ use std::rc::Rc;
 use lunar_block::{Op, Progress};
 use lunar_reactor::{Handle, Token};
 use lunar_scsi::Status;
+use lunar_scsi::mode::ErrorSpread;
 use lunar_target::{
     Command, Completion, Ended, Extent, NexusId, Outcome, Place, Rank, Task, Ticket, begin,
     begin_absent, begin_report_luns, encode_sense, overlap,
@@ -16,7 +17,7 @@ use crate::config::Sizes;
 use crate::line::{Fence, Parked, Pending, Seat};
 use crate::ring::Ring;
 use crate::slot::{Parts, TooShort};
-use crate::tmf::Function;
+use crate::tmf::{Fate, Function, Tasks};
 use crate::wire::{
     Address, Attribute, CDB, REQUEST_MAX, RESPONSE_FIXED, RequestHeader, Response, ResponseHeader,
     SENSE_MAX,
@@ -69,8 +70,8 @@ pub(crate) struct Slot {
     stage: Stage,
     /// In the unit's line, if it waits, or has to be alone.
     place: Option<Place>,
-    /// The answer it gets instead of its own: a task management function has ended it.
-    pub ended: Option<Response>,
+    /// How it ends instead of its own way: a task management function has ended it.
+    pub ended: Option<End>,
     /// Whoever waits for its end.
     pub waiting: Vec<Barrier>,
 }
@@ -86,10 +87,13 @@ enum Stage {
     Task(Rc<Cell<Option<Completion>>>, Ended),
     /// It waits for its turn.
     Parked(Box<Parked>),
+    /// It has failed with this, and waits for the end of the commands that it takes with it (QERR).
+    Failed(Completion),
 }
 
 /// How a command ends.
-enum End {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
     Completed(Completion),
     /// It never reached a logical unit, or was ended there.
     Transport(Response),
@@ -120,8 +124,10 @@ impl Requests {
             match slot.start(port, bench, ring.token(number)) {
                 Ok(None) => {}
                 Ok(Some(end)) => {
-                    slot.finish(ring, end);
-                    self.free.push(number);
+                    if slot.fails_alone(&end, bench, ring.token(number)) {
+                        slot.finish(ring, end);
+                        self.free.push(number);
+                    }
                 }
                 Err(error) => {
                     ring.abandon(&error);
@@ -135,11 +141,24 @@ impl Requests {
 
     /// The operation or task of a command has got on.
     #[inline]
-    pub fn resume(&mut self, ring: &mut Ring, number: usize, result: i32) {
+    pub fn resume(&mut self, ring: &mut Ring, bench: &Bench, number: usize, result: i32) {
         let Some(slot) = self.slots.get_mut(number) else {
             return;
         };
         if let Some(completion) = slot.resume(ring.token(number), result) {
+            let end = End::Completed(completion);
+            if slot.fails_alone(&end, bench, ring.token(number)) {
+                slot.finish(ring, end);
+                self.free.push(number);
+            }
+        }
+    }
+
+    /// The commands that one has taken with it are over.
+    pub fn settled(&mut self, ring: &mut Ring, number: usize) {
+        if let Some(slot) = self.slots.get_mut(number)
+            && let Stage::Failed(completion) = slot.stage
+        {
             slot.finish(ring, End::Completed(completion));
             self.free.push(number);
         }
@@ -157,7 +176,9 @@ impl Requests {
         let Some(slot) = self.slots.get_mut(number) else {
             return;
         };
-        if let Some(end) = slot.turn(port, bench, (ring.token(number), ticket), alone) {
+        if let Some(end) = slot.turn(port, bench, (ring.token(number), ticket), alone)
+            && slot.fails_alone(&end, bench, ring.token(number))
+        {
             slot.finish(ring, end);
             self.free.push(number);
         }
@@ -177,7 +198,7 @@ impl Requests {
                     continue;
                 }
                 Stage::Task(_, ended) => ended.set(),
-                Stage::Io { .. } | Stage::Free => {}
+                Stage::Io { .. } | Stage::Failed(_) | Stage::Free => {}
             }
             slot.waiting.push(done.clone());
         }
@@ -238,8 +259,20 @@ impl Slot {
             Address::Unit { target, lun } => port.units.get(target, lun).cloned(),
             Address::ReportLuns { .. } => None,
         };
-        if self.unit.is_none() && target.is_some_and(|target| !port.units.has_target(target)) {
-            return bad_target;
+        match &self.unit {
+            // Each command in flight has a hold of its unit, and so has the map.
+            Some(unit) if Rc::strong_count(unit) > port.task_set_limit + 1 => {
+                let full = Completion {
+                    status: Status::TASK_SET_FULL,
+                    sense: None,
+                    transferred: 0,
+                };
+                return Ok(Some(End::Completed(full)));
+            }
+            None if target.is_some_and(|target| !port.units.has_target(target)) => {
+                return bad_target;
+            }
+            _ => {}
         }
 
         if self.unit.is_some() && header.attribute == Attribute::Ordered {
@@ -410,7 +443,7 @@ impl Slot {
             return;
         }
         let collides = match &mut self.stage {
-            Stage::Free => false,
+            Stage::Free | Stage::Failed(_) => false,
             Stage::Io { asked, .. } => {
                 let end = asked.offset.saturating_add(asked.len);
                 overlap(&fence.extent, &Some(asked.offset..end))
@@ -463,7 +496,7 @@ impl Slot {
     #[inline]
     fn resume(&mut self, token: Token, result: i32) -> Option<Completion> {
         match &mut self.stage {
-            Stage::Free | Stage::Parked(_) => None,
+            Stage::Free | Stage::Parked(_) | Stage::Failed(_) => None,
             Stage::Task(completion, _) => completion.take(),
             Stage::Io { asked, op } => {
                 let unit = self.unit.as_ref()?;
@@ -479,7 +512,7 @@ impl Slot {
     #[inline]
     fn finish(&mut self, ring: &mut Ring, end: End) {
         let end = match self.ended.take() {
-            Some(response) => End::Transport(response),
+            Some(instead) => instead,
             None => end,
         };
         let (response, data_in) = (self.parts.response(), self.parts.data_in().len());
@@ -519,6 +552,55 @@ impl Slot {
             self.place = None;
         }
         self.unit = None;
+    }
+
+    /// Whether the end of a command leaves the others of its task set alone, as it does unless QERR says otherwise and it
+    /// fails. If not, it is answered when those are over, so that none that is sent because of its end is aborted.
+    #[inline]
+    fn fails_alone(&mut self, end: &End, bench: &Bench, token: Token) -> bool {
+        match end {
+            End::Completed(completion) if completion.status == Status::CHECK_CONDITION => {
+                !self.spread_error(*completion, bench, token)
+            }
+            _ => true,
+        }
+    }
+
+    /// Aborts the other commands of the task set, if QERR says so.
+    #[cold]
+    fn spread_error(&mut self, completion: Completion, bench: &Bench, token: Token) -> bool {
+        let Some(unit) = self.unit.as_ref().filter(|_| self.ended.is_none()) else {
+            return false;
+        };
+        let rules = unit.unit.state().task_rules();
+        let tasks = match rules.error_spread() {
+            ErrorSpread::Nobody => return false,
+            ErrorSpread::TaskSet if !rules.set_for_each_nexus() => Tasks::Everybody {
+                unit: unit.unit.clone(),
+            },
+            ErrorSpread::TaskSet | ErrorSpread::Nexus => Tasks::OfUnit {
+                target: unit.target,
+                lun: unit.lun,
+            },
+        };
+        let Some(seat) = bench.seat(token) else {
+            return false;
+        };
+        seat.spread_error(
+            &bench.peers,
+            &Function {
+                nexus: unit.nexus,
+                tasks,
+                fate: Fate::Spread,
+            },
+        );
+        self.stage = Stage::Failed(completion);
+        true
+    }
+
+    /// Whether it is over, but for the others.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.stage, Stage::Failed(_))
     }
 
     /// Puts the sense data into the response, as much as the driver has room for (VS-035).

@@ -8,9 +8,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lunar_target::{LogicalUnit, NexusId, UnitAttention, Who};
+use lunar_scsi::Status;
+use lunar_target::{Completion, LogicalUnit, NexusId, UnitAttention, Who};
 
-use crate::request::Slot;
+use crate::request::{End, Slot};
 use crate::wire::Response;
 
 /// The commands that a task management function concerns.
@@ -31,6 +32,9 @@ pub(crate) enum Tasks {
 pub(crate) enum Fate {
     /// They end with this response.
     End(Response),
+    /// They are aborted because one of their task set has failed (QERR). Those that have failed as well do not wait for
+    /// each other.
+    Spread,
     /// Nothing: it is only noted that there are some.
     Noted(Arc<AtomicBool>),
 }
@@ -71,24 +75,38 @@ impl Function {
         if !self.concerns(nexus, slot) {
             return false;
         }
-        match &self.fate {
+        let response = match &self.fate {
             Fate::Noted(found) => {
                 found.store(true, Ordering::Relaxed);
-                false
+                return false;
             }
-            Fate::End(response) => {
-                // The first function that ends a command decides how.
-                slot.ended.get_or_insert(*response);
-                if *response == Response::Aborted
-                    && nexus != self.nexus
-                    && let Some(unit) = &slot.unit
-                {
-                    unit.unit
-                        .state()
-                        .raise(Who::Only(nexus), UnitAttention::CommandsCleared);
-                }
-                true
-            }
+            Fate::Spread if slot.has_failed() => return false,
+            Fate::Spread => Response::Aborted,
+            Fate::End(response) => *response,
+        };
+        let end = self.end(nexus, slot, response);
+        // The first that ends a command decides how.
+        slot.ended.get_or_insert(end);
+        true
+    }
+
+    /// How a command ends that somebody ends with this response. If that was another nexus, its own is told so: by the
+    /// status, or by a unit attention (VS-054).
+    fn end(&self, nexus: NexusId, slot: &Slot, response: Response) -> End {
+        let Some(unit) = slot.unit.as_ref().filter(|_| nexus != self.nexus) else {
+            return End::Transport(response);
+        };
+        let state = unit.unit.state();
+        if state.task_rules().task_aborted_status() {
+            return End::Completed(Completion {
+                status: Status::TASK_ABORTED,
+                sense: None,
+                transferred: 0,
+            });
         }
+        if response == Response::Aborted {
+            state.raise(Who::Only(nexus), UnitAttention::CommandsCleared);
+        }
+        End::Transport(response)
     }
 }

@@ -29,6 +29,7 @@ pub(crate) enum Message {
     AddPort {
         nexus: NexusId,
         id: Arc<str>,
+        task_set_limit: usize,
         done: Barrier,
     },
     RemovePort {
@@ -93,6 +94,10 @@ pub(crate) enum Message {
     },
     /// Somebody wants to be alone: those in the way let him know when they are over.
     Fence(Fence),
+    /// The commands that an error takes with it are over.
+    Settled {
+        token: Token,
+    },
     /// Everything that collides with a command, whose turn it was to be alone, is over.
     Alone {
         token: Token,
@@ -131,6 +136,8 @@ pub(crate) struct Port {
     pub nexus: NexusId,
     pub units: LunMap<Rc<LocalUnit>>,
     pub sizes: Sizes,
+    /// Commands that a unit takes at a time from the rings of one worker (VS-008).
+    pub task_set_limit: usize,
     id: Arc<str>,
     /// An event was lost for want of a buffer, and the driver does not know yet (VS-062).
     events_missed: bool,
@@ -138,6 +145,7 @@ pub(crate) struct Port {
 
 /// A logical unit at its address, as one worker reaches it.
 pub(crate) struct LocalUnit {
+    pub nexus: NexusId,
     pub target: u8,
     pub lun: u16,
     pub unit: Arc<dyn LogicalUnit>,
@@ -218,6 +226,7 @@ impl Worker {
             .map(|image| image.open(&self.bench.reactor))
             .transpose()?;
         let unit = LocalUnit {
+            nexus: attach.nexus,
             target: attach.target,
             lun: attach.lun,
             unit: attach.unit.clone(),
@@ -308,6 +317,15 @@ impl Worker {
         }
     }
 
+    fn settled(&mut self, token: Token) {
+        if let Some((key, slot)) = split(token)
+            && let Some(queue) = self.queues.get_mut(key)
+            && let Role::Request(requests) = &mut queue.role
+        {
+            requests.settled(&mut queue.ring, slot);
+        }
+    }
+
     fn fence(&mut self, fence: &Fence) {
         for (_, queue) in &mut self.queues {
             if let Role::Request(requests) = &mut queue.role {
@@ -331,11 +349,17 @@ impl App for Worker {
 
     fn message(&mut self, message: Message) {
         match message {
-            Message::AddPort { nexus, id, done } => {
+            Message::AddPort {
+                nexus,
+                id,
+                task_set_limit,
+                done,
+            } => {
                 let port = Port {
                     nexus,
                     units: LunMap::new(),
                     sizes: Sizes::default(),
+                    task_set_limit,
                     id,
                     events_missed: false,
                 };
@@ -415,6 +439,7 @@ impl App for Worker {
             } => self.detach(nexus, target, lun, &done),
             Message::Report { nexus, event, done } => self.report(nexus, event, done),
             Message::Manage { function, done } => self.manage(&function, &done),
+            Message::Settled { token } => self.settled(token),
             Message::Turn { token, ticket } => self.turn(token, ticket, false),
             Message::Fence(fence) => self.fence(&fence),
             Message::Alone { token, ticket } => self.turn(token, ticket, true),
@@ -438,7 +463,7 @@ impl App for Worker {
             && let Some(queue) = self.queues.get_mut(key)
             && let Role::Request(requests) = &mut queue.role
         {
-            requests.resume(&mut queue.ring, slot, result);
+            requests.resume(&mut queue.ring, &self.bench, slot, result);
         }
     }
 

@@ -1,11 +1,12 @@
-//! The disk's mode pages: error recovery, caching (WCE), control (D_SENSE, SWP).
+//! The disk's mode pages: error recovery, caching (WCE), control (D_SENSE, SWP, and the
+//! rules of task sets).
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use lunar_block::Op;
 use lunar_scsi::Sense;
-use lunar_scsi::mode::{BlockDescriptor, ModePage, ModePages, Preamble, disk_parameter};
+use lunar_scsi::mode::{BlockDescriptor, ModePage, ModePages, Preamble, TaskRules, disk_parameter};
 use lunar_target::{Command, Outcome};
 
 use super::Unit;
@@ -19,12 +20,17 @@ const SWP: (usize, u8) = (4, 0x08);
 
 /// The pages with their default values.
 pub(super) fn pages(write_cache: bool) -> ModePages {
+    let control = ModePage::control()
+        .with_changeable(D_SENSE.0, D_SENSE.1)
+        .with_changeable(SWP.0, SWP.1);
     ModePages::new([
         ModePage::read_write_error_recovery(),
         ModePage::caching(write_cache),
-        ModePage::control()
-            .with_changeable(D_SENSE.0, D_SENSE.1)
-            .with_changeable(SWP.0, SWP.1),
+        TaskRules::CHANGEABLE
+            .into_iter()
+            .fold(control, |page, (byte, bits)| {
+                page.with_changeable(byte, bits)
+            }),
     ])
 }
 

@@ -171,6 +171,11 @@ commands! {
         ("REPORT SUPPORTED OPERATION CODES", [0xa3, 0x0c, 0x87, F, F, F, F, F, F, F, 0, 0])
             .with_service_action().on(DeviceTypes::UNITS).reservation(Read),
     ],
+    /// The task management functions of this unit. SPC-4.
+    ReportSupportedTaskManagementFunctions, In: [
+        ("REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", [0xa3, 0x0d, 0x80, 0, 0, 0, F, F, F, F, 0, 0])
+            .with_service_action().on(DeviceTypes::UNITS).reservation(Read),
+    ],
     /// Mode pages behind a 4-byte header. SPC-4.
     ModeSense6, In: [("MODE SENSE(6)", [0x1a, 0x08, F, F, F, 0]).reservation(Read)],
     /// Mode pages behind an 8-byte header. SPC-4.

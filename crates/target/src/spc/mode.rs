@@ -38,6 +38,7 @@ pub(super) fn select(lu: &dyn Primary, command: &Command<'_>) -> Result<Outcome,
     let state = lu.state();
     state.set_descriptor_sense(pages.descriptor_sense());
     state.set_software_write_protect(pages.software_write_protect());
+    state.set_task_rules(pages.task_rules().unwrap_or_default());
     let outcome = lu.mode_changed(&pages, command, list.len());
     drop(pages);
     state.raise(

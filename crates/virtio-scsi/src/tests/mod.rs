@@ -12,3 +12,4 @@ mod life_cycle;
 mod line;
 mod requests;
 mod task_management;
+mod task_set;
