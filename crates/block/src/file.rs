@@ -11,11 +11,14 @@ use std::sync::Arc;
 use lunar_reactor::{File, Handle, Syscall, Token};
 use rustix::fs::FallocateFlags;
 
+use crate::allocation::offload;
 use crate::bounce::Lane;
 use crate::filter::{Gate, Ledger, Policy};
 use crate::host::{Align, Expect, HostFile};
 use crate::op::Step;
-use crate::{DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Stats};
+use crate::{
+    AllocationQuery, DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Stats,
+};
 
 /// The image.
 #[derive(Debug)]
@@ -199,6 +202,11 @@ impl DataHandle for FileHandle {
             }
             _ => self.gate.done(Ok(())),
         }
+    }
+
+    fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {
+        let shared = Arc::clone(&self.lane.shared);
+        Box::pin(offload(move || Ok(shared.host.allocation(offset, len)?)))
     }
 }
 

@@ -8,7 +8,7 @@ use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags, StatxFla
 use rustix::io::Errno;
 
 use crate::lock::{self, Permissions, Refusal};
-use crate::{Error, NodeOptions};
+use crate::{Allocation, Error, NodeOptions};
 
 /// What the user has asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +173,27 @@ impl HostFile {
             at += n as u64;
         }
         Ok(())
+    }
+
+    /// How the file system stores `offset..offset + len`. Blocking.
+    pub fn allocation(&self, offset: u64, len: u64) -> Result<Allocation, Errno> {
+        if self.is_device {
+            return Ok(Allocation::data(len));
+        }
+        match fs::seek(&self.fd, fs::SeekFrom::Data(offset)) {
+            Ok(data) if data > offset => Ok(Allocation::hole(len.min(data - offset))),
+            Ok(_) => {
+                let hole = fs::seek(&self.fd, fs::SeekFrom::Hole(offset))?;
+                // A hole right here was punched between the two calls: then it was data when the first one was made.
+                Ok(Allocation::data(
+                    len.min(hole.saturating_sub(offset).max(1)),
+                ))
+            }
+            // Only a hole follows.
+            Err(Errno::NXIO) => Ok(Allocation::hole(len)),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Allocation::data(len)),
+            Err(e) => Err(e),
+        }
     }
 
     /// The name for people.

@@ -29,6 +29,7 @@
 //! [`Error`] for everything. An image that cannot be opened explains itself in one line: the file, what is wrong with
 //! it, and what to do. Sense data is made elsewhere, in one place.
 
+mod allocation;
 mod bounce;
 mod buffer;
 mod file;
@@ -46,6 +47,7 @@ use std::rc::Rc;
 
 use lunar_reactor::{Handle, Token};
 
+pub use allocation::{Allocation, AllocationQuery};
 pub use buffer::{Buffer, run_list, run_owned};
 pub use filter::Stats;
 pub use node::{CacheMode, DetectZeroes, Driver, Locking, NodeOptions, open_node};
@@ -60,6 +62,13 @@ pub trait DataHandle {
 
     /// `token` has completed with `result`: finishes the operation or starts its next step under the same token.
     fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress;
+
+    /// How the image stores the bytes from `offset` on, of which `len` (at least one) are of interest. The answer is about
+    /// at least one of them, and found in bounded time. An image that does not know says that there is data.
+    fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {
+        let _ = offset;
+        Box::pin(std::future::ready(Ok(Allocation::data(len))))
+    }
 }
 
 /// Runs one operation from a task, through any data handle.

@@ -9,6 +9,8 @@
 )]
 
 use std::ffi::c_void;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +20,10 @@ use lunar_sgl::Sgl;
 use rustix::mm;
 
 use crate::filter::{Gate, Ledger, Policy};
-use crate::{DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Stats};
+use crate::{
+    Allocation, AllocationQuery, DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress,
+    Stats,
+};
 
 /// The image.
 #[derive(Debug)]
@@ -90,6 +95,10 @@ impl DataHandle for MemoryHandle {
         // `start` never waits, so there is nothing that could be resumed.
         self.gate.done(Err(Error::Unsupported))
     }
+
+    fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {
+        Box::pin(std::future::ready(self.pages.allocation(offset, len)))
+    }
 }
 
 /// The mapping. All access is by copying through raw pointers; no reference to the bytes ever exists.
@@ -98,7 +107,14 @@ struct Pages {
     base: NonNull<u8>,
     len: usize,
     page: usize,
+    /// What the kernel says about each page of the process, where it says so.
+    map: Option<File>,
 }
+
+/// An entry of the page map: the page is in memory, or swapped out.
+const EXISTS: u64 = 3 << 62;
+/// Pages that one look at the map covers.
+const LOOK: usize = 4096;
 
 // SAFETY: the mapping belongs to the process, not to a thread, and is accessed by raw copies only.
 unsafe impl Send for Pages {}
@@ -132,6 +148,7 @@ impl Pages {
             base: NonNull::new(base.cast()).ok_or_else(|| fail("was mapped at address 0"))?,
             len,
             page: rustix::param::page_size(),
+            map: File::open("/proc/self/pagemap").ok(),
         })
     }
 
@@ -164,6 +181,32 @@ impl Pages {
             to = to.wrapping_add(s.iov_len);
         }
         Ok(())
+    }
+
+    /// A page that has never been touched, or was given back, does not exist. (One that was only read does: the kernel
+    /// has then put its page of zeroes there.)
+    fn allocation(&self, offset: u64, len: u64) -> Result<Allocation, Error> {
+        let Some(map) = &self.map else {
+            return Ok(Allocation::data(len));
+        };
+        let bytes = usize::try_from(len).map_err(|_| Error::OutOfRange)?;
+        let start = self.at(offset, bytes)?.addr();
+        let first = start / self.page;
+        let pages = (start + bytes).div_ceil(self.page) - first;
+        let mut entries = vec![0; 8 * pages.min(LOOK)];
+        map.read_exact_at(&mut entries, 8 * first as u64)?;
+        let entries = entries.as_chunks().0;
+        let exists = |entry: &[u8; 8]| u64::from_ne_bytes(*entry) & EXISTS != 0;
+        let allocated = entries.first().is_none_or(exists);
+        let alike = entries
+            .iter()
+            .take_while(|e| exists(e) == allocated)
+            .count();
+        let end = (first + alike) * self.page;
+        Ok(Allocation {
+            allocated,
+            len: len.min((end - start) as u64),
+        })
     }
 
     /// Whole pages go back to the kernel, which gives zeroes for them; the ends of the range are overwritten.

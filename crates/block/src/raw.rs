@@ -9,7 +9,8 @@ use lunar_reactor::{Handle, Token};
 
 use crate::filter::{Gate, Ledger, Policy};
 use crate::{
-    DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Stats,
+    AllocationQuery, DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op, OpKind,
+    Progress, Stats,
 };
 
 /// The image.
@@ -146,5 +147,12 @@ impl DataHandle for RawHandle {
 
     fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress {
         self.pass(self.inner.resume(op, token, result))
+    }
+
+    fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.size => self.inner.allocation(self.offset + offset, len),
+            _ => Box::pin(std::future::ready(Err(Error::OutOfRange))),
+        }
     }
 }

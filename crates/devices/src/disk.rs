@@ -6,6 +6,7 @@ mod defects;
 mod error;
 mod identity;
 mod inquiry;
+mod lba_status;
 mod medium;
 mod mode;
 mod power;
@@ -126,6 +127,7 @@ impl LogicalUnit for Disk {
             Operation::ReadCapacity16 => capacity::read_capacity_16(&self.unit, command),
             Operation::ReadDefectData10 => defects::read_defect_data_10(&self.unit, command),
             Operation::ReadDefectData12 => defects::read_defect_data_12(&self.unit, command),
+            Operation::GetLbaStatus => lba_status::get_lba_status(&self.unit, &command),
             Operation::StartStopUnit => power::start_stop(&self.unit, &command),
             Operation::PreventAllowMediumRemoval => power::prevent_allow(&self.unit, &command),
             _ => Ok(spc::execute(self, row, command)),

@@ -14,7 +14,9 @@
 pub mod be;
 pub mod capacity;
 pub mod cdb;
+pub mod copy;
 pub mod inquiry;
+pub mod lba_status;
 pub mod lun;
 pub mod mode;
 pub mod report_luns;

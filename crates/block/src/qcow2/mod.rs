@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use imago::format::builder::FormatDriverBuilder;
-use imago::{DenyImplicitOpenGate, FormatAccess};
+use imago::{DenyImplicitOpenGate, FormatAccess, Mapping};
 use lunar_reactor::{AlignedBuf, Handle, Token};
 use tokio::sync::RwLock;
 
@@ -27,7 +27,8 @@ use crate::file::Shared;
 use crate::filter::{Gate, Ledger, Policy};
 use crate::host::{Expect, HostFile};
 use crate::{
-    DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Stats,
+    Allocation, AllocationQuery, DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op,
+    OpKind, Progress, Stats,
 };
 
 type Access = FormatAccess<QcowFile>;
@@ -263,6 +264,11 @@ impl DataHandle for Qcow2Handle {
             Err(known.unwrap_or_else(|| Error::from_errno(-result)))
         })
     }
+
+    fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move { Ok(core.allocation(offset, len).await?) })
+    }
 }
 
 impl Core {
@@ -351,6 +357,16 @@ impl Core {
             offset += len as u64;
         }
         Ok(())
+    }
+
+    /// Clusters of the backing chain count as well: they are what a read finds.
+    async fn allocation(&self, offset: u64, len: u64) -> std::io::Result<Allocation> {
+        let access = self.access.read().await;
+        Ok(match access.get_mapping(offset, len).await? {
+            (Mapping::Eof { .. }, _) => Allocation::hole(len),
+            (Mapping::Zero { .. }, len) => Allocation::hole(len),
+            (_, len) => Allocation::data(len),
+        })
     }
 
     async fn flush_if(&self, fua: bool) -> std::io::Result<()> {

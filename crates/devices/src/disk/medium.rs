@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use lunar_block::{Buffer, DataHandle, Op, OpKind, run, run_list, run_owned};
+use lunar_block::{Allocation, Buffer, DataHandle, Op, OpKind, run, run_list, run_owned};
 use lunar_reactor::Handle;
 use lunar_scsi::Sense;
 use lunar_sgl::SglBuf;
@@ -72,6 +72,12 @@ impl Medium {
         result
             .map(|()| buffer)
             .map_err(|e| self.unit.sense(&e, kind, offset))
+    }
+
+    /// How some bytes from `offset` on are stored, of which `len` are of interest.
+    pub(super) async fn allocation(&self, offset: u64, len: u64) -> Result<Allocation, Sense> {
+        let answer = self.io.allocation(offset, len).await;
+        answer.map_err(|e| self.unit.sense(&e, OpKind::Read, offset))
     }
 
     /// Makes completed writes durable, if they may not be already.

@@ -14,7 +14,9 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lunar_block::{DataHandle, Error, Image, Info, Op, OpKind, Progress, Stats};
+use lunar_block::{
+    Allocation, AllocationQuery, DataHandle, Error, Image, Info, Op, OpKind, Progress, Stats,
+};
 use lunar_devices::{Disk, DiskConfig};
 use lunar_reactor::{App, Config, Handle, Token, spawn};
 use lunar_scsi::table::Direction;
@@ -138,6 +140,19 @@ impl DataHandle for RecordedHandle {
 
     fn resume(&self, op: &mut Op, _token: Token, _result: i32) -> Progress {
         Progress::Done(self.image.perform(op))
+    }
+
+    /// Bytes that differ from zero are data, and what one question finds is short.
+    fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {
+        let bytes = self.image.bytes.lock().unwrap();
+        let bytes = &bytes[offset as usize..(offset + len) as usize];
+        let allocated = bytes[0] != 0;
+        let alike = bytes
+            .iter()
+            .take(5 * 512)
+            .take_while(|&&b| (b != 0) == allocated);
+        let len = alike.count() as u64;
+        Box::pin(std::future::ready(Ok(Allocation { allocated, len })))
     }
 }
 

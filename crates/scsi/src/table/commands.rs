@@ -191,6 +191,11 @@ commands! {
         ("READ CAPACITY(16)", [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0])
             .with_service_action().reservation(Always),
     ],
+    /// Which blocks have space. SBC-3.
+    GetLbaStatus, In: [
+        ("GET LBA STATUS", [0x9e, 0x12, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0])
+            .with_service_action().reservation(Always),
+    ],
     /// Blocks to the initiator. SBC-3.
     Read, In: [
         ("READ(6)", [0x08, 0x1f, F, F, F, 0]).reservation(Read),
