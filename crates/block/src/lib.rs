@@ -64,7 +64,8 @@ pub trait DataHandle {
     fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress;
 
     /// How the image stores the bytes from `offset` on, of which `len` (at least one) are of interest. The answer is about
-    /// at least one of them, and found in bounded time. An image that does not know says that there is data.
+    /// at least one of them, and found in bounded time; where it ends before the allocation changes, it is about 4 KiB at
+    /// least. An image that does not know says that there is data.
     fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {
         let _ = offset;
         Box::pin(std::future::ready(Ok(Allocation::data(len))))

@@ -1,5 +1,6 @@
 //! The disk: a direct access block device over an image.
 
+mod alone;
 mod capacity;
 mod config;
 mod defects;
@@ -119,6 +120,9 @@ impl LogicalUnit for Disk {
             Operation::Write => transfer::write(&self.unit, &command),
             Operation::Verify => verify::verify(&self.unit, &command),
             Operation::WriteAndVerify => verify::write_and_verify(&self.unit, &command),
+            Operation::CompareAndWrite => alone::compare_and_write(&self.unit, &command),
+            Operation::OrWrite => alone::or_write(&self.unit, &command),
+            Operation::WriteAtomic => alone::write_atomic(&self.unit, &command),
             Operation::PreFetch => prefetch::prefetch(&self.unit, &command),
             Operation::SynchronizeCache => transfer::synchronize(&self.unit, &command),
             Operation::Unmap => unmap::unmap(&self.unit, &command),
@@ -137,7 +141,13 @@ impl LogicalUnit for Disk {
 
     fn extent(&self, row: &'static Row, cdb: Cdb<'_>) -> Extent {
         match row.operation {
-            Operation::Read | Operation::Write => {
+            Operation::Read
+            | Operation::Write
+            | Operation::Verify
+            | Operation::WriteAndVerify
+            | Operation::CompareAndWrite
+            | Operation::OrWrite
+            | Operation::WriteAtomic => {
                 let shift = self.unit.limits.block_shift;
                 let end = cdb.lba().saturating_add(u64::from(cdb.transfer_length()));
                 // Inside the medium neither shift can lose a bit.
@@ -148,6 +158,10 @@ impl LogicalUnit for Disk {
             | Operation::ReadCapacity16
             | Operation::ModeSense6
             | Operation::ModeSense10
+            | Operation::PreFetch
+            | Operation::GetLbaStatus
+            | Operation::ReadDefectData10
+            | Operation::ReadDefectData12
             | Operation::SynchronizeCache => Some(0..0),
             _ => None,
         }

@@ -88,10 +88,16 @@ pub struct BlockLimits {
     pub unmap_alignment: Option<u32>,
     /// MAXIMUM WRITE SAME LENGTH.
     pub max_write_same: u64,
+    /// MAXIMUM ATOMIC TRANSFER LENGTH. 0 exactly if the unit has no WRITE ATOMIC.
+    pub max_atomic: u32,
+    /// ATOMIC ALIGNMENT.
+    pub atomic_alignment: u32,
+    /// ATOMIC TRANSFER LENGTH GRANULARITY.
+    pub atomic_granularity: u32,
 }
 
 impl BlockLimits {
-    /// The page; its length is 60 (SBC-3). The atomic-write fields stay zero.
+    /// The page; its length is 60 (SBC-3). There are no atomic boundaries.
     #[must_use]
     pub fn to_bytes(&self, peripheral: Peripheral) -> [u8; 64] {
         let mut page = [0u8; 64];
@@ -109,6 +115,9 @@ impl BlockLimits {
             page.put_u32::<32>(0x8000_0000 | alignment);
         }
         page.put_u64::<36>(self.max_write_same);
+        page.put_u32::<44>(self.max_atomic);
+        page.put_u32::<48>(self.atomic_alignment);
+        page.put_u32::<52>(self.atomic_granularity);
         page
     }
 }

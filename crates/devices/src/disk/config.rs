@@ -96,6 +96,10 @@ pub(super) struct Limits {
     pub(super) opt_io: u32,
     /// MAXIMUM TRANSFER LENGTH, and that of WRITE SAME.
     pub(super) max_io: u32,
+    /// MAXIMUM COMPARE AND WRITE LENGTH.
+    pub(super) max_compare_and_write: u8,
+    /// MAXIMUM ATOMIC TRANSFER LENGTH.
+    pub(super) max_atomic: u32,
     /// Whether UNMAP and WRITE SAME with UNMAP exist.
     pub(super) unmap: bool,
     /// Unmapped blocks read as zeroes.
@@ -108,6 +112,9 @@ pub(super) struct Limits {
 
 /// The largest block size and granularity that QEMU's properties take.
 const MAX_BLOCK: u32 = 2 << 20;
+
+/// The bytes that every backend writes in one piece.
+const MAX_ATOMIC: u32 = 1 << 20;
 
 impl Limits {
     pub(super) fn check(
@@ -217,6 +224,8 @@ impl Limits {
             min_io,
             opt_io,
             max_io,
+            max_compare_and_write: u8::try_from(max_io).unwrap_or(u8::MAX),
+            max_atomic: max_io.min(MAX_ATOMIC >> block_shift),
             unmap,
             unmapped_reads_zero: unmap && image.discard_zeroes,
             unmap_granularity,

@@ -100,6 +100,10 @@ impl Unit {
                 0
             },
             max_write_same: limits.max_io.into(),
+            max_compare_and_write: limits.max_compare_and_write,
+            max_atomic: limits.max_atomic,
+            atomic_alignment: 1 << limits.physical_exponent,
+            atomic_granularity: 1 << limits.physical_exponent,
             ..BlockLimits::default()
         }
     }

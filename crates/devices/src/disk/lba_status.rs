@@ -37,6 +37,7 @@ pub(super) fn get_lba_status(unit: &Arc<Unit>, command: &Command<'_>) -> Result<
             }
             let status = medium.lba_status(lba, end).await?;
             lba += u64::from(status.blocks);
+            let full = list.len() == room;
             match list.last_mut() {
                 Some(last)
                     if last.provisioning == status.provisioning
@@ -44,7 +45,7 @@ pub(super) fn get_lba_status(unit: &Arc<Unit>, command: &Command<'_>) -> Result<
                 {
                     last.blocks += status.blocks;
                 }
-                _ if list.len() == room => break,
+                _ if full => break,
                 _ => list.push(status),
             }
             medium.pause().await?;

@@ -55,6 +55,8 @@ pub(super) fn length_field(opcode: u8) -> u16 {
         0x00..=0x1F => 4,
         0x20..=0x5F => 7,
         0x7F => 28,
+        0x89 => 13,
+        0x9C => 12,
         0x80..=0x9F => 10,
         _ => 6,
     }

@@ -13,7 +13,7 @@ use super::transfer::{Extent, task};
 
 /// What the medium is compared with.
 #[derive(Clone, Copy)]
-enum Against {
+pub(super) enum Against {
     /// Nothing: it only has to be readable.
     Nothing,
     /// As many bytes.
@@ -48,6 +48,8 @@ pub(super) fn verify(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outcome,
     }
     let medium = Medium::of(unit, command)?;
     Ok(task(async move {
+        // What is verified is the medium (SBC-3 5.28).
+        medium.flush_cache().await?;
         compare(&medium, extent, against, block).await?;
         // Not longer than the buffer, whose length is a usize.
         Ok(usize::try_from(sent).unwrap_or(usize::MAX))
@@ -79,19 +81,22 @@ pub(super) fn write_and_verify(unit: &Arc<Unit>, command: &Command<'_>) -> Resul
         medium
             .run_list(kind, extent.offset, data.slice(0, len))
             .await?;
+        medium.flush_cache().await?;
         compare(&medium, extent, against, block).await?;
         Ok(len)
     }))
 }
 
-async fn compare(
+/// Reads a range and compares it.
+///
+/// # Errors
+/// E/1D/00 with the first byte of the data-out buffer that differs (SC-031).
+pub(super) async fn compare(
     medium: &Medium,
     extent: Extent,
     against: Against,
     block: u64,
 ) -> Result<(), Sense> {
-    // What is verified is the medium (SBC-3 5.28).
-    medium.flush_cache().await?;
     let mut buffer = Buffer::new(CHUNK as usize);
     for (offset, len) in chunks(extent.offset, extent.len) {
         let len = len as usize;
@@ -106,7 +111,6 @@ async fn compare(
                 .find_map(|read| first_difference(read, data, 0)),
         };
         if let Some(at) = difference {
-            // INFORMATION: the first byte of the data-out buffer that differs (SC-031).
             let miscompare = AdditionalSense::MISCOMPARE_DURING_VERIFY;
             return Err(Sense::new(SenseKey::Miscompare, miscompare).with_information(at));
         }

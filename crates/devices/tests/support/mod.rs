@@ -149,7 +149,7 @@ impl DataHandle for RecordedHandle {
         let allocated = bytes[0] != 0;
         let alike = bytes
             .iter()
-            .take(5 * 512)
+            .take(8 * 512)
             .take_while(|&&b| (b != 0) == allocated);
         let len = alike.count() as u64;
         Box::pin(std::future::ready(Ok(Allocation { allocated, len })))

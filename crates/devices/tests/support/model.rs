@@ -21,6 +21,8 @@ fn number(bytes: &[u8]) -> usize {
 enum Kind {
     Read,
     Write,
+    CompareAndWrite,
+    OrWrite,
     WriteSame,
     Unmap,
     Other,
@@ -29,11 +31,12 @@ enum Kind {
 fn kind(cdb: &[u8]) -> Kind {
     match (cdb[0], cdb.get(8..10)) {
         (0x08 | 0x28 | 0xA8 | 0x88, _) | (0x7F, Some([0, 0x09])) => Kind::Read,
-        (0x0A | 0x2A | 0xAA | 0x8A | 0x2E | 0xAE | 0x8E, _) | (0x7F, Some([0, 0x0B | 0x0C])) => {
-            Kind::Write
-        }
+        (0x0A | 0x2A | 0xAA | 0x8A | 0x2E | 0xAE | 0x8E | 0x9C, _)
+        | (0x7F, Some([0, 0x0B | 0x0C])) => Kind::Write,
         (0x41 | 0x93, _) | (0x7F, Some([0, 0x0D])) => Kind::WriteSame,
         (0x42, _) => Kind::Unmap,
+        (0x89, _) => Kind::CompareAndWrite,
+        (0x8B, _) => Kind::OrWrite,
         _ => Kind::Other,
     }
 }
@@ -65,6 +68,22 @@ impl Model {
                 let (lba, blocks) = range(cdb);
                 let len = blocks * block;
                 self.bytes[lba * block..][..len].copy_from_slice(&out[..len]);
+            }
+            Kind::CompareAndWrite => {
+                let (lba, blocks) = range(cdb);
+                let len = blocks * block;
+                let medium = &mut self.bytes[lba * block..][..len];
+                assert_eq!(*medium, out[..len], "it was expected, and so replaced");
+                medium.copy_from_slice(&out[len..2 * len]);
+            }
+            Kind::OrWrite => {
+                let (lba, blocks) = range(cdb);
+                for (byte, ones) in self.bytes[lba * block..][..blocks * block]
+                    .iter_mut()
+                    .zip(out)
+                {
+                    *byte |= ones;
+                }
             }
             Kind::WriteSame => {
                 let (lba, blocks) = range(cdb);

@@ -93,7 +93,8 @@ fn descriptors_are_read_as_spc_lays_them_out() {
 #[test]
 fn nothing_and_no_descriptors_are_no_errors() {
     assert_eq!(parse(&[], LIMITS), Ok(None));
-    let copy = parse(&list(&[], &[]), LIMITS).unwrap().unwrap();
+    let empty = list(&[], &[]);
+    let copy = parse(&empty, LIMITS).unwrap().unwrap();
     assert_eq!((copy.cscds.len(), copy.segments.len()), (0, 0));
 }
 

@@ -226,6 +226,18 @@ commands! {
         ("WRITE AND VERIFY(16)", [0x8e, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO),
         ("WRITE AND VERIFY(32)", long(0x0c, 0x02)).with_long_service_action().optional(DPO_32),
     ],
+    /// Replace blocks if they have the content that the initiator expects. SBC-3.
+    CompareAndWrite, Out: [
+        ("COMPARE AND WRITE", [0x89, 0, F, F, F, F, F, F, F, F, 0, 0, 0, F, 0, 0]).optional(DPO_FUA),
+    ],
+    /// Set bits. SBC-3.
+    OrWrite, Out: [
+        ("ORWRITE(16)", [0x8b, 0, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).optional(DPO_FUA),
+    ],
+    /// Blocks from the initiator, all at once. SBC-4.
+    WriteAtomic, Out: [
+        ("WRITE ATOMIC(16)", [0x9c, 0, F, F, F, F, F, F, F, F, 0, 0, F, F, 0, 0]).optional(DPO_FUA),
+    ],
     /// Blocks into the cache, where a later READ finds them. SBC-3.
     PreFetch, None: [
         ("PRE-FETCH(10)", [0x34, 0x02, F, F, F, F, 0x1f, F, F, 0]).reservation(Read),

@@ -74,16 +74,17 @@ fn block_limits_are_laid_out_as_sbc_says() {
         unmap_granularity: 0x1819_1a1b,
         unmap_alignment: Some(0x1c1d_1e1f),
         max_write_same: 0x2021_2223_2425_2627,
+        max_atomic: 0x2829_2a2b,
+        atomic_alignment: 0x2c2d_2e2f,
+        atomic_granularity: 0x3031_3233,
     }
     .to_bytes(DISK);
     assert_eq!(page[..8], [0x00, 0xb0, 0, 0x3c, 1, 1, 2, 3]);
     let numbers: Vec<u8> = (4..0x1c).chain([0x9c, 0x1d, 0x1e, 0x1f]).collect();
     assert_eq!(page[8..36], numbers);
-    assert_eq!(
-        page[36..44],
-        [0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27]
-    );
-    assert_eq!(page[44..], [0; 20]);
+    let numbers: Vec<u8> = (0x20..0x34).collect();
+    assert_eq!(page[36..56], numbers);
+    assert_eq!(page[56..], [0; 8]);
 }
 
 #[test]
