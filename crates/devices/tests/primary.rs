@@ -105,7 +105,7 @@ fn the_vital_product_data_is_what_was_configured() {
         assert_eq!(page(0x83).await.good(), designators.concat());
         let limits = page(0xB0).await.good();
         assert_eq!(limits[..4], [0x00, 0xB0, 0, 0x3C]);
-        assert_eq!(limits[4], 0, "WSNZ");
+        assert_eq!(limits[4], 1, "WSNZ");
         assert_eq!(limits[6..8], [0, 8], "min_io_size");
         assert_eq!(limits[8..12], [0x00, 0x3F, 0xFF, 0xFF], "max_io_size");
         assert_eq!(limits[12..16], [0, 0, 0, 128], "opt_io_size");

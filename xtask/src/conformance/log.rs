@@ -18,6 +18,13 @@ const SESSION_ONLY: &[(&str, &str)] = &[(
     "Changes the length in the iSCSI PDU, which a local device has not",
 )];
 
+/// What the tool takes for failures by its own mistake, and the mistake. A test is skipped for it if nothing else in it
+/// failed.
+const MISTAKES: &[(&str, &str)] = &[(
+    "CDB[0] Usage Data was 0x00, expected 0x7f",
+    "The tool has no room for the usage data of a 32-byte CDB; all else in the test passed",
+)];
+
 /// What became of a test.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -86,17 +93,29 @@ fn session_only(name: &str) -> Option<Verdict> {
 
 /// The verdict on the test with this log.
 fn verdict(log: &str) -> Verdict {
-    let mut assertions = log
-        .lines()
-        .skip_while(|line| !line.ends_with("FAILED"))
-        .skip(1);
     // The tool's log writes "[FAILED] ..."; a line that ends with the word alone is CUnit's.
     if log.lines().any(|line| line.ends_with("FAILED")) {
-        let logged = log
+        let logged: Vec<&str> = log
             .lines()
-            .find_map(|line| line.trim().strip_prefix("[FAILED] "));
-        let said = logged.or_else(|| assertions.next().map(str::trim));
-        return Verdict::Failed(said.unwrap_or_default().to_owned());
+            .filter_map(|line| line.trim().strip_prefix("[FAILED] "))
+            .collect();
+        let assertions: Vec<&str> = log
+            .lines()
+            .skip_while(|line| !line.ends_with("FAILED"))
+            .skip(1)
+            .take_while(|line| !line.is_empty())
+            .collect();
+        let mistake = MISTAKES
+            .iter()
+            .find(|(words, _)| logged.iter().all(|line| line.contains(words)));
+        if let Some((_, why)) = mistake
+            && !logged.is_empty()
+            && logged.len() == assertions.len()
+        {
+            return Verdict::Skipped((*why).to_owned());
+        }
+        let said = logged.first().or(assertions.first());
+        return Verdict::Failed(said.map_or_else(String::new, |said| said.trim().to_owned()));
     }
     if !log.lines().any(|line| line.ends_with("passed")) {
         return Verdict::Failed("the tool died in it".to_owned());
@@ -159,6 +178,21 @@ mod tests {
             verdict_of(log),
             Verdict::Failed("1. test_inquiry.c:43  - res == 0".to_owned())
         );
+    }
+
+    #[test]
+    fn only_a_test_whose_every_failure_is_the_tools_mistake_is_skipped_for_it() {
+        let mistake = "    [FAILED] CDB[0] Usage Data was 0x00, expected 0x7f for opcode 0x7f";
+        let skipped =
+            format!("\n{mistake}\n{mistake}\nFAILED\n    1. a.c:1\n    2. a.c:1\n\nRun Summary");
+        assert!(matches!(verdict_of(&skipped), Verdict::Skipped(_)));
+        for other in [
+            format!("\n{mistake}\n    [FAILED] else\nFAILED\n    1. a.c:1\n    2. a.c:2\n"),
+            format!("\n{mistake}\nFAILED\n    1. a.c:1\n    2. a.c:2\n"),
+            "FAILED\n    1. a.c:1\n".to_owned(),
+        ] {
+            assert!(matches!(verdict_of(&other), Verdict::Failed(_)), "{other}");
+        }
     }
 
     #[test]

@@ -23,6 +23,14 @@ const EXPLANATIONS: &[(&str, &str)] = &[
         "it writes",
         "A write-protected disk refuses it, as the suite ReadOnly proves.",
     ),
+    (
+        "does not support 0-blocks",
+        "WSNZ of VPD B0 is one; that the command is refused was tested.",
+    ),
+    (
+        "32-byte CDB",
+        "The crates' tests read the usage data of every command.",
+    ),
     ("iSCSI PDU", "Tested by the disk's own tests."),
 ];
 

@@ -85,6 +85,7 @@ impl Unit {
     fn block_limits(&self) -> BlockLimits {
         let limits = &self.limits;
         BlockLimits {
+            write_same_nonzero: true,
             optimal_granularity: limits.min_io,
             max_transfer: limits.max_io,
             optimal_transfer: limits.opt_io,

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use lunar_block::{Buffer, Op, OpKind};
-use lunar_scsi::{AdditionalSense, Cdb, Sense};
+use lunar_scsi::{AdditionalSense, Sense};
 use lunar_target::{Command, Outcome};
 
+use super::Unit;
 use super::medium::{CHUNK, Medium, chunks};
 use super::transfer::{Extent, length_field, task};
-use super::{Unit, error};
 
 /// UNMAP: the blocks may be given back if they read as the pattern afterwards.
 const UNMAP: u8 = 0x08;
@@ -19,7 +19,11 @@ pub(super) fn write_same(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outc
     unit.power.ready()?;
     unit.writable()?;
     let cdb = command.fields();
-    let extent = range(unit, cdb)?;
+    let extent = unit.transfer(command)?;
+    if extent.len == 0 {
+        // WSNZ of VPD B0: "no blocks" does not mean "to the end".
+        return Err(Sense::invalid_field_in_cdb(length_field(cdb.opcode())));
+    }
     let flags = cdb.block_flags();
     let mut pattern = vec![0; unit.limits.block_size() as usize];
     let sent = if flags & NDOB != 0 {
@@ -46,23 +50,6 @@ pub(super) fn write_same(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outc
         }
         Ok(sent)
     }))
-}
-
-/// The range to be written. No blocks means all from the LBA to the end (WSNZ of VPD B0 is zero), as far as one command
-/// may reach.
-fn range(unit: &Unit, cdb: Cdb<'_>) -> Result<Extent, Sense> {
-    let lba = cdb.lba();
-    let blocks = match cdb.transfer_length() {
-        0 => match unit.capacity().checked_sub(lba) {
-            None | Some(0) => return Err(error::out_of_range()),
-            Some(rest) => rest,
-        },
-        blocks => u64::from(blocks),
-    };
-    if blocks > u64::from(unit.limits.max_io) {
-        return Err(Sense::invalid_field_in_cdb(length_field(cdb.opcode())));
-    }
-    unit.extent(lba, blocks)
 }
 
 /// Writes the pattern to every block of the range.

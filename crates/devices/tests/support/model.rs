@@ -92,11 +92,7 @@ impl Model {
                     0x7F => cdb[10] & 1 != 0,
                     _ => false,
                 };
-                let end = match blocks {
-                    0 => self.bytes.len() / block,
-                    blocks => lba + blocks,
-                };
-                for to in self.bytes[lba * block..end * block].chunks_mut(block) {
+                for to in self.bytes[lba * block..][..blocks * block].chunks_mut(block) {
                     if no_data {
                         to.fill(0);
                     } else {
