@@ -117,7 +117,12 @@ impl Ring {
             Descriptor::Kick(fd) => {
                 self.kick = fd.map(|fd| reactor.watch(fd, self.token(0))).transpose()?;
             }
-            Descriptor::Call(fd) => self.call = fd.map(nonblocking).transpose()?,
+            Descriptor::Call(fd) => {
+                self.call = fd.map(nonblocking).transpose()?;
+                // A front end may start a ring and only then set the descriptor that leads to its guest (QEMU does);
+                // what completed in between went to the old one, where nobody looks. A spurious interrupt is harmless.
+                self.call.iter().for_each(signal);
+            }
             Descriptor::Err(fd) => self.err = fd.map(nonblocking).transpose()?,
         }
         Ok(())

@@ -172,7 +172,7 @@ pub fn a_reloaded_driver_finds_its_disks_again(lab: &Lab) -> Result<Figures> {
     lab.guest(
         &storage,
         r#"
-for round in 1 2 3; do
+for round in $(seq 20); do
 	dd if=/dev/zero of=$(ls /dev/lun/*:0:0:0) bs=64k count=8 oflag=direct 2>/dev/null
 	rm -r /dev/lun
 	rmmod virtio_scsi

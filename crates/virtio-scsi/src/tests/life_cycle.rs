@@ -101,6 +101,21 @@ fn a_ring_without_call_descriptor_completes_silently() {
     assert_eq!(guest.interrupts(REQUEST), 0);
 }
 
+/// What completed before went to a descriptor that nobody may look at any more.
+#[test]
+fn a_new_call_descriptor_is_signalled_at_once() {
+    let (_fake, guest) = guest_with_disk(1, 1);
+    let call = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    guest
+        .controller
+        .set_call(REQUEST, Some(call.try_clone().unwrap()))
+        .unwrap();
+    let mut count = [0; 8];
+    rustix::io::ioctl_fionbio(&call, true).unwrap();
+    rustix::io::read(&call, &mut count).unwrap();
+    assert_eq!(u64::from_ne_bytes(count), 1);
+}
+
 #[test]
 fn works_without_event_idx_and_indirect_descriptors() {
     let mut guest = Guest::new(&workers(1), 1);
