@@ -223,3 +223,92 @@ impl std::fmt::Debug for Place {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A line whose turns are noted.
+    #[derive(Default)]
+    struct Model {
+        line: Line,
+        called: Arc<Mutex<Vec<Ticket>>>,
+    }
+
+    impl Model {
+        fn join(&mut self, exclusive: bool, rank: Rank) -> Ticket {
+            let (ticket, called) = (Ticket::new(), self.called.clone());
+            let turn: Turn = Box::new(move |ticket| called.lock().unwrap().push(ticket));
+            let waiter = Waiter {
+                ticket,
+                extent: None,
+                exclusive,
+                turn: Some(turn),
+            };
+            self.line.join(waiter, rank).make();
+            ticket
+        }
+
+        fn called(&self) -> Vec<Ticket> {
+            std::mem::take(&mut self.called.lock().unwrap())
+        }
+    }
+
+    #[test]
+    fn only_bytes_that_both_touch_make_two_commands_collide() {
+        assert!(overlap(&Some(0..512), &Some(511..512)));
+        assert!(!overlap(&Some(0..512), &Some(512..1024)));
+        assert!(!overlap(&Some(0..512), &Some(7..7)));
+        assert!(overlap(&None, &Some(7..7)));
+        assert!(overlap(&None, &None));
+    }
+
+    #[test]
+    fn turns_come_in_the_order_of_arrival_up_to_the_next_one_that_wants_to_be_alone() {
+        let mut model = Model::default();
+        let first = model.join(true, Rank::Tail);
+        assert_eq!(model.called(), [first]);
+        let [a, b] = [(); 2].map(|()| model.join(false, Rank::Tail));
+        let second = model.join(true, Rank::Tail);
+        let behind = model.join(false, Rank::Tail);
+        let head = model.join(false, Rank::Head);
+        assert_eq!(model.called(), []);
+        model.line.leave(first).make();
+        assert_eq!(model.called(), [head, a, b, second]);
+        model.line.leave(second).make();
+        assert_eq!(model.called(), [behind]);
+        assert!(model.line.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_leaves_and_whenever_everybody_else_has_a_turn_once(
+            steps in prop::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), any::<prop::sample::Index>()), 1..60),
+        ) {
+            let mut model = Model::default();
+            let (mut there, mut called) = (Vec::new(), Vec::new());
+            for (join, exclusive, head, which) in steps {
+                if join || there.is_empty() {
+                    let rank = if head { Rank::Head } else { Rank::Tail };
+                    there.push(model.join(exclusive, rank));
+                } else {
+                    model.line.leave(there.swap_remove(which.index(there.len()))).make();
+                }
+                called.extend(model.called());
+            }
+            while let Some(front) = model.line.0.front().map(|waiter| waiter.ticket) {
+                // Somebody has always been called: nobody waits for nothing.
+                prop_assert!(called.contains(&front));
+                model.line.leave(front).make();
+                called.extend(model.called());
+            }
+            for ticket in there {
+                prop_assert_eq!(called.iter().filter(|&&other| other == ticket).count(), 1);
+            }
+        }
+    }
+}
