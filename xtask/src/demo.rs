@@ -129,7 +129,7 @@ fn boot(machine: &Machine<'_>, job: &Job) -> Result<u8> {
 }
 
 /// Shown first: what there is to play with.
-const TOUR: &str = "uname -sr\nlsscsi --generic --size\n";
+const TOUR: &str = "for command in 'uname -sr' 'lsscsi --generic --size'; do echo \"# $command\"; $command; done\n";
 
 /// The guest's job: the command, or what comes through a pipe; without either there is a terminal for a shell.
 fn script(command: &[String]) -> Result<Option<String>> {
@@ -137,8 +137,7 @@ fn script(command: &[String]) -> Result<Option<String>> {
         [script] => Some(script.clone()),
         [] if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() => None,
         [] => {
-            let mut script = String::from("set -v\n");
-            script.push_str(TOUR);
+            let mut script = TOUR.to_owned();
             std::io::stdin().read_to_string(&mut script)?;
             Some(script)
         }

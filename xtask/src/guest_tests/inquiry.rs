@@ -25,10 +25,10 @@ lsscsi -g
 for target in 0 1; do
 	disk=/dev/lun/0:0:$target:0
 	for command in sg_inq "sg_vpd -a" "sg_vpd -p 0x83" sg_luns "sg_readcap" "sg_readcap --16" sg_opcodes "sg_modes -a" \
-		"sg_turs -v" "sg_requests" "sg_sync" "sg_verify --count=8" "blockdev --getsize64" "sg_unmap --force --lba=8 --num=8" \
+		sg_turs sg_requests "sg_sync" "sg_verify --count=8" "blockdev --getsize64" "sg_unmap --force --lba=8 --num=8" \
 		"sg_write_same --16 --lba=16 --num=8 --in=/dev/zero --xferlen=512"; do
 		echo "--- $command"
-		$command $disk || { echo "$command: exit status $?"; exit 1; }
+		$command $disk 2>&1 || { echo "$command: exit status $?"; exit 1; }
 	done
 done
 echo "--- complaints of the kernel:"
