@@ -12,8 +12,9 @@ use lunar_block::{Buffer, DataHandle, Driver, NodeOptions, OpKind, open_node, ru
 use lunar_devices::{Disk, DiskConfig};
 use lunar_reactor::{App, Config, Handle, Remote, Thread, Token};
 use lunar_scsi::table::Direction;
-use lunar_scsi::{Status, decode};
+use lunar_scsi::{AdditionalSense, Status, decode};
 use lunar_sgl::Sgl;
+use lunar_target::spc::Primary;
 use lunar_target::{Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Seen, begin};
 use model::Model;
 
@@ -139,6 +140,13 @@ async fn run_input(reactor: Handle, input: Input) {
                     assert!(data.starts_with(read));
                 }
             }
+        }
+        // An operation in the background has the medium until it is done.
+        while let Err(sense) = disk.ready()
+            && [AdditionalSense::FORMAT_IN_PROGRESS, AdditionalSense::SANITIZE_IN_PROGRESS]
+                .contains(&sense.additional)
+        {
+            reactor.yield_now().await;
         }
         assert!(out == sent, "data-out is the initiator's");
         let (result, medium) =

@@ -68,6 +68,7 @@ impl Image for FileImage {
             can_discard: self.policy.unmap,
             discard_zeroes: self.policy.unmap,
             flushes: !self.policy.no_flush,
+            volatile: false,
             name: host.name(),
         }
     }

@@ -133,6 +133,8 @@ pub struct Info {
     pub discard_zeroes: bool,
     /// `cache.no-flush=off`.
     pub flushes: bool,
+    /// Nothing of it outlives the process.
+    pub volatile: bool,
     /// For people: the file name, or the driver.
     pub name: String,
 }

@@ -52,6 +52,7 @@ impl Image for Memory {
             can_discard: self.policy.unmap,
             discard_zeroes: self.policy.unmap,
             flushes: !self.policy.no_flush,
+            volatile: true,
             name: "memory".into(),
         }
     }

@@ -45,6 +45,7 @@ impl Image for Null {
             can_discard: self.policy.unmap,
             discard_zeroes: self.policy.unmap && self.read_zeroes,
             flushes: !self.policy.no_flush,
+            volatile: true,
             name: "null-co".into(),
         }
     }

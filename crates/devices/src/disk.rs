@@ -1,17 +1,22 @@
 //! The disk: a direct access block device over an image.
 
 mod alone;
+mod background;
 mod capacity;
 mod config;
 mod defects;
+mod erase;
 mod error;
 mod identity;
 mod inquiry;
 mod lba_status;
+mod log;
 mod medium;
 mod mode;
 mod power;
 mod prefetch;
+mod self_test;
+mod settings;
 mod transfer;
 mod unmap;
 mod verify;
@@ -21,7 +26,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lunar_block::{Error as BlockError, Image, Op, OpKind};
+use lunar_scsi::log::{Parameter, Values};
 use lunar_scsi::mode::{ModePages, Preamble};
+use lunar_scsi::table::ReservationClass;
 use lunar_scsi::{Cdb, DeviceType, Features, Operation, Profile, Row, Sense};
 use lunar_target::{
     Command, Completion, Extent, LogicalUnit, LuState, NexusId, Outcome, UnitAttention, Who, spc,
@@ -29,8 +36,10 @@ use lunar_target::{
 
 pub use config::DiskConfig;
 
-use crate::{ConfigError, OnOffAuto};
+use crate::{ConfigError, OnOffAuto, Sidecar};
+use background::Background;
 use config::Limits;
+use erase::Eraser;
 use identity::Identity;
 use power::Power;
 
@@ -57,6 +66,12 @@ struct Unit {
     /// WCE of the caching page: completed writes may not be durable until they are flushed.
     write_cache: AtomicBool,
     power: Power,
+    common: spc::Common,
+    counters: log::Counters,
+    background: Background,
+    eraser: Eraser,
+    /// Where saved mode pages and the like are kept.
+    settings: Option<Sidecar>,
 }
 
 impl Disk {
@@ -73,17 +88,40 @@ impl Disk {
         // What a write-protected medium refuses, it refuses for that reason.
         features.set(Features::PROVISIONING, limits.unmap || info.read_only);
         features.set(Features::REMOVABLE, config.removable);
+        // An unfinished SANITIZE must not be forgotten, unless everything is forgotten.
+        let kept = config.beside.is_some() || info.volatile;
+        let erase = limits.unmap && limits.unmapped_reads_zero;
+        features.set(Features::SAVING, config.beside.is_some());
+        features.set(Features::SANITIZE, kept);
+        features.set(Features::BLOCK_ERASE, kept && erase);
         let write_cache = config.write_cache != OnOffAuto::Off;
+        let common = spc::Common::default();
+        let mut mode = mode::pages(write_cache, config.beside.is_some());
+        let settings = config
+            .beside
+            .as_deref()
+            .map(|image| settings::sidecar(image, identity.naa));
+        if let Some(settings) = &settings {
+            settings::restore(settings, &common, &mut mode)?;
+        }
+        let state = LuState::default();
+        state.follow(&mode);
+        let eraser = Eraser::find(config.beside.as_deref())?;
         let unit = Unit {
-            state: LuState::default(),
+            state,
             profile: Profile::new(DeviceType::Disk).with(features),
             limits,
             identity,
             read_only: info.read_only,
             capacity: AtomicU64::new(info.size >> limits.block_shift),
-            mode: Mutex::new(mode::pages(write_cache)),
-            write_cache: AtomicBool::new(write_cache),
-            power: Power::default(),
+            write_cache: AtomicBool::new(mode.write_cache_enabled()),
+            mode: Mutex::new(mode),
+            power: Power::new(eraser.state()),
+            common,
+            counters: log::Counters::default(),
+            background: Background::default(),
+            eraser,
+            settings,
             config,
             image,
         };
@@ -115,6 +153,11 @@ impl LogicalUnit for Disk {
     }
 
     fn execute(&self, row: &'static Row, command: Command<'_>) -> Outcome {
+        if self.unit.power.is_restricted()
+            && let Err(sense) = self.unit.admit(row, &command)
+        {
+            return Outcome::check(sense);
+        }
         let outcome = match row.operation {
             Operation::Read => transfer::read(&self.unit, &command),
             Operation::Write => transfer::write(&self.unit, &command),
@@ -133,6 +176,8 @@ impl LogicalUnit for Disk {
             Operation::ReadDefectData12 => defects::read_defect_data_12(&self.unit, command),
             Operation::GetLbaStatus => lba_status::get_lba_status(&self.unit, &command),
             Operation::StartStopUnit => power::start_stop(&self.unit, &command),
+            Operation::FormatUnit => erase::format(&self.unit, &command),
+            Operation::Sanitize => erase::sanitize(&self.unit, &command),
             Operation::PreventAllowMediumRemoval => power::prevent_allow(&self.unit, &command),
             _ => Ok(spc::execute(self, row, command)),
         };
@@ -179,13 +224,19 @@ impl LogicalUnit for Disk {
 
     fn reset(&self) {
         self.unit.power.reset();
-        self.unit.reset_mode_pages();
         self.unit.state.reset();
+        self.unit.reset_mode_pages();
     }
 
     fn nexus_loss(&self, nexus: NexusId) {
         self.unit.power.reset();
         self.unit.state.nexus_loss(nexus);
+    }
+
+    fn detached(&self) {
+        if !self.unit.state.has_nexus() {
+            self.unit.background.stop();
+        }
     }
 
     fn image(&self) -> Option<Arc<dyn Image>> {
@@ -207,7 +258,11 @@ impl spc::Primary for Disk {
     }
 
     fn ready(&self) -> Result<(), Sense> {
-        self.unit.power.ready()
+        self.unit.power.test()
+    }
+
+    fn condition(&self) -> Sense {
+        self.unit.power.condition()
     }
 
     fn mode_pages(&self) -> &Mutex<ModePages> {
@@ -225,6 +280,38 @@ impl spc::Primary for Disk {
         transferred: usize,
     ) -> Result<Outcome, Sense> {
         mode::changed(&self.unit, pages, command, transferred)
+    }
+
+    fn common(&self) -> &spc::Common {
+        &self.unit.common
+    }
+
+    fn log_pages(&self) -> &'static [(u8, u8)] {
+        log::PAGES
+    }
+
+    fn log_page(&self, key: (u8, u8), values: Values) -> Vec<Parameter> {
+        self.unit.log_page(key, values)
+    }
+
+    fn reset_log(&self, key: (u8, u8)) {
+        self.unit.reset_log(key);
+    }
+
+    fn self_test(&self, test: spc::SelfTest, command: &Command<'_>) -> Result<Outcome, Sense> {
+        self_test::run(&self.unit, test, command)
+    }
+
+    fn abort_self_test(&self) -> bool {
+        let testing = self.unit.common.self_tests.is_running();
+        if testing {
+            self.unit.background.ask_to_stop();
+        }
+        testing
+    }
+
+    fn keep_settings(&self, _: &Command<'_>, transferred: usize) -> Result<Outcome, Sense> {
+        Ok(settings::keep_with_pages(&self.unit, transferred))
     }
 }
 
@@ -245,6 +332,24 @@ impl Unit {
     #[inline]
     fn write_protected(&self) -> bool {
         self.read_only || self.state.software_write_protect()
+    }
+
+    /// Whether a command may be run while an operation has the medium, or after it has failed (SC-070): those that say
+    /// how things are, and SANITIZE, which knows itself.
+    ///
+    /// # Errors
+    /// Why not.
+    #[cold]
+    fn admit(self: &Arc<Unit>, row: &Row, command: &Command<'_>) -> Result<(), Sense> {
+        erase::resume(self, command);
+        match row.operation {
+            Operation::ReportSupportedOperationCodes
+            | Operation::ModeSense6
+            | Operation::ModeSense10 => Ok(()),
+            Operation::Sanitize | Operation::FormatUnit if !self.background.is_running() => Ok(()),
+            _ if row.reservation == ReservationClass::Always => Ok(()),
+            _ => self.power.test(),
+        }
     }
 
     /// # Errors

@@ -52,6 +52,18 @@ impl ConfigError {
     }
 }
 
+impl ConfigError {
+    /// A record beside the image cannot be used: the message says what to do.
+    fn sidecar(error: SidecarError) -> ConfigError {
+        ConfigError::new(
+            "drive",
+            error.path().display(),
+            error.problem(),
+            "the disk cannot be used as it is",
+        )
+    }
+}
+
 /// A property that can be left to decide itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnOffAuto {

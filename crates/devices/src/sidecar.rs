@@ -27,6 +27,20 @@ pub struct SidecarError {
     problem: String,
 }
 
+impl SidecarError {
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+}
+
 /// One record of one logical unit, in a file.
 #[derive(Clone, Debug)]
 pub struct Sidecar(Arc<Inner>);

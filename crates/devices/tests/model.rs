@@ -27,7 +27,8 @@ fn cdb() -> impl Strategy<Value = Vec<u8>> {
     let opcode = prop::sample::select(vec![
         0x00, 0x08, 0x0A, 0x12, 0x15, 0x1A, 0x1B, 0x1E, 0x25, 0x28, 0x2A, 0x2F, 0x35, 0x41, 0x42,
         0x55, 0x5A, 0x88, 0x8A, 0x8F, 0x91, 0x93, 0x9E, 0xA0, 0xA3, 0xA8, 0xAA, 0xAF, 0x2E, 0x34,
-        0x37, 0x8E, 0x90, 0xAE, 0xB7, 0x7F, 0x7F, 0x7F, 0x89, 0x89, 0x8B, 0x9C,
+        0x37, 0x8E, 0x90, 0xAE, 0xB7, 0x7F, 0x7F, 0x7F, 0x89, 0x89, 0x8B, 0x9C, 0x04, 0x1D, 0x3B,
+        0x3C, 0x4C, 0x4D,
     ]);
     let flags = prop::sample::select(vec![0u8, 0, 0, 0x01, 0x02, 0x06, 0x08, 0x09, 0x10, 0x18]);
     (opcode, flags, 0..=BLOCKS, 0u8..9).prop_map(
@@ -81,6 +82,32 @@ fn unmap() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     })
 }
 
+/// FORMAT UNIT and SANITIZE, in the foreground or in the background.
+fn erase() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+    let format = (any::<bool>(), prop::collection::vec(any::<u8>(), 0..5)).prop_map(
+        |(immediate, pattern)| {
+            let flags = if immediate { 0x8A } else { 0x88 };
+            let kind = u8::from(!pattern.is_empty());
+            let len = u8::try_from(pattern.len()).unwrap();
+            let list = [&[0, flags, 0, 0, 0, kind, 0, len][..], &pattern].concat();
+            (vec![0x04, 0x10, 0, 0, 0, 0], list)
+        },
+    );
+    let overwrite = (
+        any::<bool>(),
+        0u8..4,
+        prop::collection::vec(any::<u8>(), 1..5),
+    )
+        .prop_map(|(immediate, count, pattern)| {
+            let action = if immediate { 0x81 } else { 0x01 };
+            let len = u8::try_from(pattern.len()).unwrap();
+            let list = [&[0x80 | count, 0, 0, len][..], &pattern].concat();
+            (vec![0x48, action, 0, 0, 0, 0, 0, 0, len + 4, 0], list)
+        });
+    let erase = Just((vec![0x48, 0x82, 0, 0, 0, 0, 0, 0, 0, 0], Vec::new()));
+    prop_oneof![format, overwrite, erase]
+}
+
 fn out() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         3 => (1usize..9, any::<u8>()).prop_map(|(blocks, byte)| vec![byte; blocks * 512]),
@@ -90,7 +117,7 @@ fn out() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let command = prop_oneof![4 => (cdb(), out()), 1 => unmap()];
+    let command = prop_oneof![4 => (cdb(), out()), 1 => unmap(), 1 => erase()];
     let room = prop_oneof![Just(4096usize), 0usize..4200];
     (1u32..3, command, room).prop_map(|(nexus, (cdb, out), room)| Step {
         nexus,
@@ -112,6 +139,7 @@ proptest! {
             let mut model = Model { bytes: disk.bytes(), block: 512 };
             for step in steps {
                 let answer = disk.try_from(NexusId(step.nexus), &step.cdb, &step.out, step.room).await;
+                disk.settle().await;
                 if let Some(answer) = answer.filter(|a| a.completion.status == Status::GOOD) {
                     model.good(&step.cdb, &step.out);
                     if let Some(read) = model.read(&step.cdb) {

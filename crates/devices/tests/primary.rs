@@ -59,7 +59,9 @@ fn inquiry_is_cut_at_every_allocation_length_and_never_refused() {
         let listed = disk.ask(&inquiry(Some(0), 255), 255).await.good();
         assert_eq!(
             listed,
-            [0, 0, 0, 6, 0x00, 0x80, 0x83, 0xB0, 0xB1, 0xB2],
+            [
+                0, 0, 0, 9, 0x00, 0x80, 0x83, 0x86, 0x87, 0x8A, 0xB0, 0xB1, 0xB2
+            ],
             "ascending"
         );
         for page in [None]
@@ -250,11 +252,13 @@ async fn select(disk: &Bench, list: &[u8]) -> Answer {
 fn mode_sense_shows_header_block_descriptor_and_pages() {
     on_disk(SIZE, config(), |disk| async move {
         let data = disk.ask(&[0x1A, 0, 0x3F, 0, 255, 0], 255).await.good();
-        assert_eq!(data[..12], [55, 0, 0x10, 8, 0, 0, 0, 128, 0, 0, 2, 0]);
+        assert_eq!(data[..12], [107, 0, 0x10, 8, 0, 0, 0, 128, 0, 0, 2, 0]);
         assert_eq!(data[12..14], [0x01, 0x0A]);
         assert_eq!(data[24..27], [0x08, 0x12, 0x04]);
         assert_eq!(data[44..48], [0x0A, 0x0A, 0x00, 0x10]);
-        assert_eq!(data.len(), 56);
+        assert_eq!(data[56..60], [0x1A, 0x26, 0x00, 0x00], "no timer runs");
+        assert_eq!(data[96..100], [0x1C, 0x0A, 0x08, 0x00]);
+        assert_eq!(data.len(), 108);
         let changeable = disk.ask(&[0x1A, 0x08, 0x4A, 0, 255, 0], 255).await.good();
         assert_eq!(changeable[4..10], [0x0A, 0x0A, 0x24, 0x06, 0x08, 0x40]);
         assert_eq!(
@@ -262,7 +266,7 @@ fn mode_sense_shows_header_block_descriptor_and_pages() {
             (0x5, 0x39, 0x00)
         );
         assert_eq!(
-            disk.ask(&[0x1A, 0, 0x1C, 0, 255, 0], 255).await.code(),
+            disk.ask(&[0x1A, 0, 0x1D, 0, 255, 0], 255).await.code(),
             INVALID_FIELD
         );
         let ten = disk

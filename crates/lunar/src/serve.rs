@@ -6,13 +6,14 @@
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
 use lunar_block::Image;
-use lunar_devices::Disk;
+use lunar_devices::{Disk, DiskConfig};
 use lunar_target::LogicalUnit;
 use lunar_vhost_user::{Running, Server};
 use lunar_virtio_scsi::{Controller, ControllerConfig, Workers, WorkersConfig};
@@ -84,7 +85,8 @@ fn build(serve: &Serve, model: &Model, images: &mut Images<'_>) -> Result<Built,
                 read_only: info.read_only,
                 image: describe(model, node),
             };
-            disks.push((row, unit(disk, image)?));
+            let beside = file(model, node).map(Path::to_owned);
+            disks.push((row, unit(disk, beside, image)?));
         }
         units.push(disks);
     }
@@ -130,8 +132,30 @@ fn build(serve: &Serve, model: &Model, images: &mut Images<'_>) -> Result<Built,
     })
 }
 
-fn unit(disk: &model::Disk, image: Arc<dyn Image>) -> Result<Arc<dyn LogicalUnit>, Failure> {
-    let unit = Disk::new(disk.options.config.clone(), image);
+/// The file that is all of a node, and nobody else's: what a disk must not forget is kept beside it.
+fn file<'a>(model: &'a Model, node: &'a Node) -> Option<&'a Path> {
+    match &node.driver {
+        NodeDriver::File { filename } => Some(filename),
+        NodeDriver::Raw {
+            file: below,
+            offset: 0,
+            size: None,
+        }
+        | NodeDriver::Qcow2 { file: below } => file(model, model.node(below)?),
+        _ => None,
+    }
+}
+
+fn unit(
+    disk: &model::Disk,
+    beside: Option<PathBuf>,
+    image: Arc<dyn Image>,
+) -> Result<Arc<dyn LogicalUnit>, Failure> {
+    let config = DiskConfig {
+        beside,
+        ..disk.options.config.clone()
+    };
+    let unit = Disk::new(config, image);
     let unit = unit
         .with_context(|| disk.origin.clone())
         .map_err(Failure::Usage)?;

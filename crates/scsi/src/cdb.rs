@@ -52,6 +52,13 @@ impl Cdb<'_> {
         self.0.u8::<7>()
     }
 
+    /// Byte 2, where mode and log commands have PC and the page code.
+    #[inline]
+    #[must_use]
+    pub fn page_byte(self) -> u8 {
+        self.0.u8::<2>()
+    }
+
     /// Byte 1, the home of most flag bits.
     #[inline]
     #[must_use]
@@ -92,7 +99,9 @@ impl Cdb<'_> {
     #[must_use]
     pub fn allocation_length(self) -> u32 {
         match self.opcode() {
-            0x12 => u32::from(self.0.u16::<3>()), // INQUIRY, whose field grew
+            // INQUIRY, whose field grew, and RECEIVE DIAGNOSTIC RESULTS
+            0x12 | 0x1c => u32::from(self.0.u16::<3>()),
+            0x3c => self.0.u24::<6>(), // READ BUFFER
             0x00..=0x1f => u32::from(self.0.u8::<4>()),
             0x80..=0x9f => self.0.u32::<10>(),
             0xa0..=0xbf => self.0.u32::<6>(),
@@ -105,7 +114,9 @@ impl Cdb<'_> {
     #[must_use]
     pub fn parameter_list_length(self) -> u32 {
         match self.opcode() {
+            0x1d => u32::from(self.0.u16::<3>()), // SEND DIAGNOSTIC
             0x00..=0x1f => u32::from(self.0.u8::<4>()),
+            0x3b => self.0.u24::<6>(), // WRITE BUFFER
             0x5f => self.0.u32::<5>(), // PERSISTENT RESERVE OUT
             0x80..=0x9f => self.0.u32::<10>(),
             0xa0..=0xbf => self.0.u32::<6>(),

@@ -17,6 +17,7 @@ pub mod cdb;
 pub mod copy;
 pub mod inquiry;
 pub mod lba_status;
+pub mod log;
 pub mod lun;
 pub mod mode;
 pub mod report_luns;

@@ -4,7 +4,9 @@
 //! [`ModePages::sense`] answers MODE SENSE from them. [`ModePages::select`] checks a whole MODE SELECT list and returns
 //! the pages as they would be: nothing is half applied, and the unit commits them, or looks at the difference first.
 //!
-//! Saved values do not exist: PC = 3 is 5/39/00, and the PS bit is 0.
+//! Saved values exist if the unit has a place for them ([`ModePages::with_saving`]): it stores what
+//! [`ModePages::saved_record`] returns and gives it back to [`ModePages::restore`]. Otherwise PC = 3 is 5/39/00, and the
+//! PS bit is 0.
 
 mod page;
 mod rules;
@@ -92,6 +94,7 @@ impl BlockDescriptor {
 pub struct ModePages {
     /// In ascending order of code and subpage.
     pages: Vec<ModePage>,
+    savable: bool,
 }
 
 impl ModePages {
@@ -100,10 +103,74 @@ impl ModePages {
     pub fn new(pages: impl IntoIterator<Item = ModePage>) -> Self {
         let mut pages: Vec<_> = pages.into_iter().collect();
         pages.sort_by_key(ModePage::key);
-        Self { pages }
+        Self {
+            pages,
+            savable: false,
+        }
     }
 
-    /// Back to the default values, as after a reset.
+    /// The same, of which the unit can keep saved values.
+    #[must_use]
+    pub fn with_saving(self) -> Self {
+        Self {
+            savable: true,
+            ..self
+        }
+    }
+
+    /// Makes the present values the saved ones (SP of MODE SELECT).
+    fn save(&mut self) {
+        self.pages.iter_mut().for_each(ModePage::save);
+    }
+
+    /// The saved values, to be stored: the pages one after the other.
+    #[must_use]
+    pub fn saved_record(&self) -> Vec<u8> {
+        self.pages
+            .iter()
+            .flat_map(ModePage::saved)
+            .copied()
+            .collect()
+    }
+
+    /// Takes stored saved values over, and makes them the present ones. What the unit does not know or cannot change any
+    /// more keeps its default.
+    pub fn restore(&mut self, record: &[u8]) {
+        let mut at = 0;
+        while let Some(header) = record.get(at..at + 2) {
+            let length = match *header {
+                [first, _] if first & 0x40 != 0 => {
+                    let length = crate::be::u16_at(record, at + 2);
+                    length.map(|length| 4 + usize::from(length))
+                }
+                [_, length] => Some(2 + usize::from(length)),
+                _ => None,
+            };
+            let Some(bytes) = length.and_then(|length| record.get(at..at + length)) else {
+                break;
+            };
+            for page in &mut self.pages {
+                if page.default().len() == bytes.len() && page.has_header_of(bytes) {
+                    // The error says which bit is not changeable: the page stays as it is.
+                    let _: Result<(), _> = page.change_to(bytes);
+                }
+            }
+            at += bytes.len();
+        }
+        self.save();
+    }
+
+    /// Whether all values in force are the same.
+    #[must_use]
+    pub fn same_values(&self, other: &Self) -> bool {
+        let current = |pages: &Self| -> Vec<u8> {
+            let pages = pages.pages.iter();
+            pages.flat_map(ModePage::current).copied().collect()
+        };
+        current(self) == current(other)
+    }
+
+    /// Back to the saved values, or else the defaults, as after a reset.
     pub fn reset(&mut self) {
         self.pages.iter_mut().for_each(ModePage::reset);
     }
@@ -125,6 +192,14 @@ impl ModePages {
     #[must_use]
     pub fn write_cache_enabled(&self) -> bool {
         self.is_set(code::CACHING, 2, 0x04)
+    }
+
+    /// Sets WCE, whatever it is by default.
+    pub fn set_write_cache(&mut self, enabled: bool) {
+        let page = self.pages.iter_mut().find(|p| p.key() == code::CACHING);
+        if let Some(page) = page {
+            page.set(2, 0x04, enabled);
+        }
     }
 
     /// D_SENSE of the Control page: sense data is returned in descriptor format.
@@ -150,11 +225,11 @@ impl ModePages {
     /// caller clips it to the ALLOCATION LENGTH.
     ///
     /// # Errors
-    /// 5/39/00 for saved values, 5/24/00 for a page or subpage that the unit does not have.
+    /// 5/39/00 for saved values that the unit does not keep, 5/24/00 for a page or subpage that the unit does not have.
     pub fn sense(&self, out: &mut Vec<u8>, cdb: Cdb<'_>, preamble: &Preamble) -> Result<(), Sense> {
         let control = cdb.0.u8::<2>() >> 6;
         let wanted = (cdb.0.u8::<2>() & 0x3f, cdb.0.u8::<3>());
-        if control == 3 {
+        if control == 3 && !self.savable {
             let sense = Sense::illegal_request(AdditionalSense::SAVING_PARAMETERS_NOT_SUPPORTED);
             return Err(sense.at_cdb(2, Some(7)));
         }
@@ -170,11 +245,16 @@ impl ModePages {
         let form = Form::of(cdb);
         preamble.append_to(out, form, cdb.byte1());
         for page in self.pages.iter().filter(selected) {
+            let at = out.len();
             out.extend_from_slice(match control {
                 0 => page.current(),
                 1 => page.changeable(),
-                _ => page.default(),
+                2 => page.default(),
+                _ => page.saved(),
             });
+            if let Some(header) = out.get_mut(at).filter(|_| self.savable) {
+                *header |= 0x80; // PS
+            }
         }
         set_mode_data_length(out.get_mut(start..).unwrap_or_default(), form);
         Ok(())

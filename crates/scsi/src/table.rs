@@ -64,6 +64,12 @@ bitflags::bitflags! {
         const PROVISIONING = 1 << 1;
         /// The medium can be removed.
         const REMOVABLE = 1 << 2;
+        /// The unit has a place for what outlives a restart: saved mode pages, identifying information.
+        const SAVING = 1 << 3;
+        /// The whole medium can be overwritten by SANITIZE, which outlives a restart.
+        const SANITIZE = 1 << 4;
+        /// All blocks can be given back by SANITIZE, and read as zeroes then.
+        const BLOCK_ERASE = 1 << 5;
     }
 }
 

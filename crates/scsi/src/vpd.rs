@@ -17,6 +17,12 @@ pub mod code {
     pub const UNIT_SERIAL_NUMBER: u8 = 0x80;
     /// Device Identification.
     pub const DEVICE_IDENTIFICATION: u8 = 0x83;
+    /// Extended INQUIRY Data.
+    pub const EXTENDED_INQUIRY: u8 = 0x86;
+    /// Mode Page Policy.
+    pub const MODE_PAGE_POLICY: u8 = 0x87;
+    /// Power Condition.
+    pub const POWER_CONDITION: u8 = 0x8a;
     /// Block Limits.
     pub const BLOCK_LIMITS: u8 = 0xb0;
     /// Block Device Characteristics.
@@ -61,6 +67,65 @@ pub fn device_identification(
             .iter()
             .for_each(|designator| designator.append_to(out));
     });
+}
+
+/// Page 86h (SC-014).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ExtendedInquiry {
+    /// V_SUP: there can be a volatile cache.
+    pub volatile_cache: bool,
+    /// EXTENDED SELF-TEST COMPLETION MINUTES.
+    pub extended_self_test_minutes: u16,
+    /// MAXIMUM SUPPORTED SENSE DATA LENGTH.
+    pub max_sense: u8,
+}
+
+impl ExtendedInquiry {
+    /// The page: task attributes SIMPLE, ORDERED and HEAD OF QUEUE, unit attentions cleared for the nexus that is lost
+    /// (LUICLR), no protection information.
+    #[must_use]
+    pub fn to_bytes(&self, peripheral: Peripheral) -> [u8; 64] {
+        let mut page = [0u8; 64];
+        page.put::<0, 4>([peripheral.to_byte(), code::EXTENDED_INQUIRY, 0, 0x3c]);
+        page.put_u8::<5>(0x07); // HEADSUP, ORDSUP, SIMPSUP
+        page.put_u8::<6>(u8::from(self.volatile_cache));
+        page.put_u8::<7>(0x01); // LUICLR
+        page.put_u16::<10>(self.extended_self_test_minutes);
+        page.put_u8::<13>(self.max_sense);
+        page
+    }
+}
+
+/// Page 87h (SC-015): one copy of every mode page, shared by all nexuses.
+#[must_use]
+pub const fn mode_page_policy(peripheral: Peripheral) -> [u8; 8] {
+    let all_pages = [0x3f, 0xff, 0x00, 0x00];
+    let [page, subpage, policy, reserved] = all_pages;
+    [
+        peripheral.to_byte(),
+        code::MODE_PAGE_POLICY,
+        0,
+        4,
+        page,
+        subpage,
+        policy,
+        reserved,
+    ]
+}
+
+/// Page 8Ah: all idle and standby conditions exist, and leaving them takes no time.
+#[must_use]
+pub fn power_condition(peripheral: Peripheral) -> [u8; 18] {
+    let mut page = [0u8; 18];
+    page.put::<0, 6>([
+        peripheral.to_byte(),
+        code::POWER_CONDITION,
+        0,
+        14,
+        0x03, // STANDBY_Y, STANDBY_Z
+        0x07, // IDLE_C, IDLE_B, IDLE_A
+    ]);
+    page
 }
 
 /// Page B0h (SC-016): what the unit takes at once. Lengths are in logical blocks, and 0 says "not reported".
@@ -127,6 +192,9 @@ impl BlockLimits {
 pub struct BlockDeviceCharacteristics {
     /// MEDIUM ROTATION RATE in revolutions per minute; 0 = not reported, 1 = does not rotate.
     pub rotation_rate: u16,
+    /// WABEREQ: blocks can be read after SANITIZE's BLOCK ERASE without being written first. Otherwise there is no such
+    /// operation.
+    pub readable_after_block_erase: bool,
     /// FUAB: SYNCHRONIZE CACHE and FUA as SBC-3 means them. VBULS and the form factor stay zero.
     pub fuab: bool,
 }
@@ -143,6 +211,7 @@ impl BlockDeviceCharacteristics {
             0x3c,
         ]);
         page.put_u16::<4>(self.rotation_rate);
+        page.put_u8::<7>(u8::from(self.readable_after_block_erase) << 6);
         page.put_u8::<8>(u8::from(self.fuab) << 1);
         page
     }

@@ -17,8 +17,16 @@ pub enum UnitAttention {
     MediumChanged,
     /// 2A/01: another initiator has changed mode parameters.
     ModeParametersChanged,
+    /// 2A/02: another initiator has set log parameters back.
+    LogParametersChanged,
     /// 2A/09: the capacity has changed.
     CapacityChanged,
+    /// 2A/10: another initiator has set the clock.
+    TimestampChanged,
+    /// 3F/05: another initiator has changed the identifying information.
+    IdentifierChanged,
+    /// 38/07: a threshold of the space for logical blocks was reached.
+    ProvisioningThreshold,
     /// 3F/0E: the LUNs behind the target have changed.
     ReportedLunsChanged,
 }
@@ -38,7 +46,13 @@ impl UnitAttention {
             }
             UnitAttention::MediumChanged => AdditionalSense::MEDIUM_MAY_HAVE_CHANGED,
             UnitAttention::ModeParametersChanged => AdditionalSense::MODE_PARAMETERS_CHANGED,
+            UnitAttention::LogParametersChanged => AdditionalSense::LOG_PARAMETERS_CHANGED,
             UnitAttention::CapacityChanged => AdditionalSense::CAPACITY_DATA_CHANGED,
+            UnitAttention::TimestampChanged => AdditionalSense::TIMESTAMP_CHANGED,
+            UnitAttention::IdentifierChanged => AdditionalSense::DEVICE_IDENTIFIER_CHANGED,
+            UnitAttention::ProvisioningThreshold => {
+                AdditionalSense::THIN_PROVISIONING_SOFT_THRESHOLD
+            }
             UnitAttention::ReportedLunsChanged => AdditionalSense::REPORTED_LUNS_DATA_CHANGED,
         })
     }

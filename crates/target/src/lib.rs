@@ -66,6 +66,10 @@ pub trait LogicalUnit: Send + Sync {
         self.state().nexus_loss(nexus);
     }
 
+    /// The unit has been detached from a controller: if nobody can reach it any more, whatever it does in the background
+    /// stops, and has let go of the image when this returns. Called by control threads; it may wait.
+    fn detached(&self) {}
+
     /// What the data handles are opened from, for units that have an image.
     fn image(&self) -> Option<Arc<dyn Image>>;
 }

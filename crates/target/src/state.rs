@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use lunar_scsi::mode::TaskRules;
+use lunar_scsi::mode::{ModePages, TaskRules};
 
 use crate::attention::{AttentionQueue, UnitAttention};
 use crate::line::{Extent, Line};
@@ -114,6 +114,11 @@ impl LuState {
         self.change(|nexuses| nexuses.retain(|n| n.id != nexus));
     }
 
+    /// Whether anybody can reach this unit.
+    pub fn has_nexus(&self) -> bool {
+        !self.lock().nexuses.is_empty()
+    }
+
     /// Queues a unit attention.
     pub fn raise(&self, who: Who, attention: UnitAttention) {
         self.change(|nexuses| {
@@ -204,6 +209,13 @@ impl LuState {
     #[inline]
     pub fn descriptor_sense(&self) -> bool {
         self.descriptor_sense.load(Ordering::Relaxed)
+    }
+
+    /// What the control mode page says holds from now on.
+    pub fn follow(&self, pages: &ModePages) {
+        self.set_descriptor_sense(pages.descriptor_sense());
+        self.set_software_write_protect(pages.software_write_protect());
+        self.set_task_rules(pages.task_rules().unwrap_or_default());
     }
 
     /// Sets D_SENSE.

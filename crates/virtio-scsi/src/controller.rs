@@ -322,6 +322,7 @@ impl Controller {
             .ok_or(Error::Absent { target, lun })?;
         let detached = self.detach_from_workers(target, lun);
         unit.state().remove_nexus(self.nexus);
+        unit.detached();
         state.raise_on_siblings(self.nexus, target);
         detached?;
         self.report(
@@ -459,6 +460,7 @@ impl Drop for Controller {
         let _: Result<(), Error> = self.everywhere(|done| Message::RemovePort { nexus, done });
         for (_, _, unit) in state.units.iter() {
             unit.state().remove_nexus(self.nexus);
+            unit.detached();
         }
     }
 }

@@ -194,6 +194,7 @@ impl Image for Qcow2 {
             can_discard: self.policy.unmap,
             discard_zeroes: self.policy.unmap,
             flushes: !self.policy.no_flush,
+            volatile: false,
             name: self.name.clone(),
         }
     }

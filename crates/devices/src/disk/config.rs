@@ -1,5 +1,7 @@
 //! What can be configured about a disk, in QEMU's words and with QEMU's meanings.
 
+use std::path::PathBuf;
+
 use crate::{ConfigError, OnOffAuto};
 
 /// The properties of `scsi-hd`. [`DiskConfig::default`] has the documented defaults; [`Disk::new`](super::Disk::new)
@@ -51,6 +53,9 @@ pub struct DiskConfig {
     /// Whether the write cache is on at first (WCE of the caching page). `auto` (default) is on; whoever knows the
     /// drive's `cache=` mode passes what follows from it.
     pub write_cache: OnOffAuto,
+    /// The image's file, if it has one: what must outlive a restart (saved mode pages, an unfinished SANITIZE) is kept in
+    /// files beside it. Without it (default) nothing can be saved.
+    pub beside: Option<PathBuf>,
     /// The VERSION of INQUIRY: 3 (SPC) to 7 (SPC-5); default 5 (SPC-3).
     pub scsi_version: u8,
 }
@@ -78,6 +83,7 @@ impl Default for DiskConfig {
             max_unmap_size: 1 << 29,
             max_io_size: (1 << 31) - 1,
             write_cache: OnOffAuto::Auto,
+            beside: None,
             scsi_version: 5,
         }
     }
@@ -252,6 +258,7 @@ mod tests {
             can_discard: true,
             discard_zeroes: true,
             flushes: true,
+            volatile: false,
             name: "disk.img".into(),
         }
     }

@@ -1,5 +1,7 @@
 //! The one place where block errors become sense data (SC-031, SC-038).
 
+use std::sync::atomic::Ordering;
+
 use lunar_block::{Error, OpKind};
 use lunar_scsi::{AdditionalSense, Sense, SenseKey};
 
@@ -11,6 +13,11 @@ impl Unit {
     /// believing any.
     pub(super) fn sense(&self, error: &Error, kind: OpKind, offset: u64) -> Sense {
         let lba = offset >> self.limits.block_shift;
+        let counter = match kind {
+            OpKind::Read => &self.counters.read_errors,
+            _ => &self.counters.write_errors,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
         match error {
             Error::NoSpace => Sense::new(
                 SenseKey::DataProtect,

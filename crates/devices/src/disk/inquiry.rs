@@ -1,11 +1,12 @@
 //! What the disk says about itself in INQUIRY: its standard data and its vital product data pages.
 
-use lunar_scsi::DeviceType;
 use lunar_scsi::inquiry::{Peripheral, StandardInquiry, version};
 use lunar_scsi::vpd::{
-    BlockDeviceCharacteristics, BlockLimits, Designator, Identifier, LogicalBlockProvisioning,
-    ProvisioningType, code, device_identification, unit_serial_number,
+    BlockDeviceCharacteristics, BlockLimits, Designator, ExtendedInquiry, Identifier,
+    LogicalBlockProvisioning, ProvisioningType, code, device_identification, mode_page_policy,
+    power_condition, unit_serial_number,
 };
+use lunar_scsi::{DeviceType, Features};
 
 use super::{Unit, unmap};
 
@@ -18,6 +19,9 @@ const SPC_4: u8 = 6;
 pub(super) const PAGES: &[u8] = &[
     code::UNIT_SERIAL_NUMBER,
     code::DEVICE_IDENTIFICATION,
+    code::EXTENDED_INQUIRY,
+    code::MODE_PAGE_POLICY,
+    code::POWER_CONDITION,
     code::BLOCK_LIMITS,
     code::BLOCK_DEVICE_CHARACTERISTICS,
     code::LOGICAL_BLOCK_PROVISIONING,
@@ -46,10 +50,24 @@ impl Unit {
         match page {
             code::UNIT_SERIAL_NUMBER => unit_serial_number(data, PERIPHERAL, &self.identity.serial),
             code::DEVICE_IDENTIFICATION => self.device_identification(data),
+            code::EXTENDED_INQUIRY => {
+                let page = ExtendedInquiry {
+                    volatile_cache: true,
+                    extended_self_test_minutes: 0,
+                    max_sense: 0,
+                };
+                data.extend(page.to_bytes(PERIPHERAL));
+            }
+            code::MODE_PAGE_POLICY => data.extend(mode_page_policy(PERIPHERAL)),
+            code::POWER_CONDITION => data.extend(power_condition(PERIPHERAL)),
             code::BLOCK_LIMITS => data.extend(self.block_limits().to_bytes(PERIPHERAL)),
             code::BLOCK_DEVICE_CHARACTERISTICS => {
                 let page = BlockDeviceCharacteristics {
                     rotation_rate: self.config.rotation_rate,
+                    readable_after_block_erase: self
+                        .profile
+                        .features
+                        .contains(Features::BLOCK_ERASE),
                     fuab: true,
                 };
                 data.extend(page.to_bytes(PERIPHERAL));

@@ -36,8 +36,20 @@ impl Medium {
         })
     }
 
+    /// The same for what outlives the command: task management does not end it.
+    pub(super) fn in_background(self) -> Medium {
+        Medium {
+            ended: Ended::default(),
+            ..self
+        }
+    }
+
     pub(super) fn unit(&self) -> &Arc<Unit> {
         &self.unit
+    }
+
+    pub(super) fn reactor(&self) -> &Handle {
+        &self.reactor
     }
 
     /// Runs one operation.

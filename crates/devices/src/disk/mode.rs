@@ -7,11 +7,11 @@ use std::sync::{Arc, PoisonError};
 use lunar_block::Op;
 use lunar_scsi::Sense;
 use lunar_scsi::mode::{BlockDescriptor, ModePage, ModePages, Preamble, TaskRules, disk_parameter};
-use lunar_target::{Command, Outcome};
+use lunar_target::{Command, Outcome, spc};
 
-use super::Unit;
 use super::medium::Medium;
 use super::transfer::task;
+use super::{Unit, settings};
 
 /// D_SENSE in byte 2 of the control page.
 const D_SENSE: (usize, u8) = (2, 0x04);
@@ -19,11 +19,11 @@ const D_SENSE: (usize, u8) = (2, 0x04);
 const SWP: (usize, u8) = (4, 0x08);
 
 /// The pages with their default values.
-pub(super) fn pages(write_cache: bool) -> ModePages {
+pub(super) fn pages(write_cache: bool, savable: bool) -> ModePages {
     let control = ModePage::control()
         .with_changeable(D_SENSE.0, D_SENSE.1)
         .with_changeable(SWP.0, SWP.1);
-    ModePages::new([
+    let pages = ModePages::new([
         ModePage::read_write_error_recovery(),
         ModePage::caching(write_cache),
         TaskRules::CHANGEABLE
@@ -31,7 +31,11 @@ pub(super) fn pages(write_cache: bool) -> ModePages {
             .fold(control, |page, (byte, bits)| {
                 page.with_changeable(byte, bits)
             }),
-    ])
+        ModePage::control_extension(),
+        ModePage::power_condition(),
+        ModePage::informational_exceptions(),
+    ]);
+    if savable { pages.with_saving() } else { pages }
 }
 
 impl Unit {
@@ -50,11 +54,14 @@ impl Unit {
     /// reset, and an initiator that believes the cache off does not flush it.
     pub(super) fn reset_mode_pages(&self) {
         let mut mode = self.mode.lock().unwrap_or_else(PoisonError::into_inner);
-        *mode = pages(self.write_cache());
+        let enabled = self.write_cache();
+        mode.reset();
+        mode.set_write_cache(enabled);
+        self.state.follow(&mode);
     }
 }
 
-/// Makes changed pages effective. Switching the write cache off writes it back.
+/// Makes changed pages effective, and saves them if the command says so. Switching the write cache off writes it back.
 pub(super) fn changed(
     unit: &Arc<Unit>,
     pages: &ModePages,
@@ -63,12 +70,19 @@ pub(super) fn changed(
 ) -> Result<Outcome, Sense> {
     let enabled = pages.write_cache_enabled();
     let was_enabled = unit.write_cache.swap(enabled, Ordering::Relaxed);
-    if enabled || !was_enabled {
+    let flush = was_enabled && !enabled;
+    let kept = spc::save(command).then(|| settings::keep(unit, pages));
+    if !flush && kept.is_none() {
         return Ok(Outcome::good(transferred));
     }
     let medium = Medium::of(unit, command)?;
     Ok(task(async move {
-        medium.run(Op::flush()).await?;
+        if flush {
+            medium.run(Op::flush()).await?;
+        }
+        if let Some(kept) = kept {
+            kept.await?;
+        }
         Ok(transferred)
     }))
 }

@@ -135,14 +135,21 @@ fn several_steps(
     Ok(task(steps))
 }
 
+/// The same as [`task`], with the whole unit for itself.
+pub(super) fn exclusive(steps: impl Future<Output = Result<usize, Sense>> + 'static) -> Outcome {
+    Outcome::exclusive(None, complete(steps))
+}
+
 /// A task whose steps end with the number of bytes moved, or with sense data.
 pub(super) fn task(steps: impl Future<Output = Result<usize, Sense>> + 'static) -> Outcome {
-    Outcome::task(async move {
-        match steps.await {
-            Ok(transferred) => Completion::good(transferred),
-            Err(sense) => Completion::check(sense),
-        }
-    })
+    Outcome::task(complete(steps))
+}
+
+async fn complete(steps: impl Future<Output = Result<usize, Sense>>) -> Completion {
+    match steps.await {
+        Ok(transferred) => Completion::good(transferred),
+        Err(sense) => Completion::check(sense),
+    }
 }
 
 /// SYNCHRONIZE CACHE flushes everything, whatever range it names (no blocks mean "to the end"). With IMMED the status

@@ -20,8 +20,9 @@ use lunar_block::{
 use lunar_devices::{Disk, DiskConfig};
 use lunar_reactor::{App, Config, Handle, Token, spawn};
 use lunar_scsi::table::Direction;
-use lunar_scsi::{Sense, SenseKey, Status};
+use lunar_scsi::{AdditionalSense, Sense, SenseKey, Status};
 use lunar_sgl::Sgl;
+use lunar_target::spc::Primary;
 use lunar_target::{Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Seen, begin};
 
 pub const A: NexusId = NexusId(1);
@@ -55,6 +56,7 @@ impl Recorder {
                 can_discard: true,
                 discard_zeroes: true,
                 flushes: true,
+                volatile: true,
                 name: "recorder".into(),
             }),
             bytes: Mutex::new(vec![0; size]),
@@ -332,6 +334,19 @@ impl Bench {
             self.try_from(nexus, &cdb, &out, room)
                 .await
                 .expect("no OVERRUN")
+        }
+    }
+
+    /// Waits until no operation has the medium.
+    pub async fn settle(&self) {
+        let in_progress = [
+            AdditionalSense::FORMAT_IN_PROGRESS,
+            AdditionalSense::SANITIZE_IN_PROGRESS,
+        ];
+        while let Err(sense) = self.disk.ready()
+            && in_progress.contains(&sense.additional)
+        {
+            self.reactor.sleep(Duration::from_millis(1)).await;
         }
     }
 

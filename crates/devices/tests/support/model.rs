@@ -25,6 +25,9 @@ enum Kind {
     OrWrite,
     WriteSame,
     Unmap,
+    Format,
+    Overwrite,
+    BlockErase,
     Other,
 }
 
@@ -37,6 +40,9 @@ fn kind(cdb: &[u8]) -> Kind {
         (0x42, _) => Kind::Unmap,
         (0x89, _) => Kind::CompareAndWrite,
         (0x8B, _) => Kind::OrWrite,
+        (0x04, _) => Kind::Format,
+        (0x48, _) if cdb[1] & 0x1F == 1 => Kind::Overwrite,
+        (0x48, _) if cdb[1] & 0x1F == 2 => Kind::BlockErase,
         _ => Kind::Other,
     }
 }
@@ -107,7 +113,32 @@ impl Model {
                     self.bytes[lba * block..][..blocks * block].fill(0);
                 }
             }
+            Kind::Format => {
+                let header = if cdb[1] & 0x20 != 0 { 8 } else { 4 };
+                let has_pattern = cdb[1] & 0x10 != 0 && out[1] & 0x08 != 0 && out[header + 1] == 1;
+                let length = if has_pattern {
+                    number(&out[header + 2..header + 4])
+                } else {
+                    0
+                };
+                self.fill(if has_pattern {
+                    &out[header + 4..][..length]
+                } else {
+                    &[0]
+                });
+            }
+            Kind::Overwrite => self.fill(&out[4..number(&cdb[7..9])]),
+            Kind::BlockErase => self.fill(&[0]),
             _ => {}
+        }
+    }
+
+    /// Every block is the pattern, again and again.
+    fn fill(&mut self, pattern: &[u8]) {
+        for block in self.bytes.chunks_mut(self.block) {
+            for (to, from) in block.iter_mut().zip(pattern.iter().cycle()) {
+                *to = *from;
+            }
         }
     }
 

@@ -10,17 +10,21 @@ pub mod code {
     pub const CONTROL: (u8, u8) = (0x0a, 0x00);
     /// Control Extension (SPC-4).
     pub const CONTROL_EXTENSION: (u8, u8) = (0x0a, 0x01);
+    /// Power Condition (SPC-4).
+    pub const POWER_CONDITION: (u8, u8) = (0x1a, 0x00);
     /// Informational Exceptions Control (SBC-3).
     pub const INFORMATIONAL_EXCEPTIONS: (u8, u8) = (0x1c, 0x00);
 }
 
-/// A mode page: its values, their defaults, and the mask of what an initiator may change.
+/// A mode page: its values, those that were saved, their defaults, and the mask of what an initiator may change.
 ///
-/// All three have the page's form on the wire, header included, so MODE SENSE returns them as they are.
+/// All have the page's form on the wire, header included, so MODE SENSE returns them as they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModePage {
     current: Box<[u8]>,
     default: Box<[u8]>,
+    /// The values after a reset.
+    saved: Box<[u8]>,
     changeable: Box<[u8]>,
     subpage_format: bool,
 }
@@ -43,6 +47,7 @@ impl ModePage {
         changeable.resize(bytes.len(), 0);
         Self {
             current: bytes.clone().into(),
+            saved: bytes.clone().into(),
             default: bytes.into(),
             changeable: changeable.into(),
             subpage_format,
@@ -83,10 +88,19 @@ impl ModePage {
         Self::new(code::CONTROL, &[0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0])
     }
 
-    /// Control Extension: nothing in it is set.
+    /// Control Extension: SET TIMESTAMP has the last word on the clock (TCMOS, SCSIP), and sense data is as long as it is
+    /// (MAXIMUM SENSE DATA LENGTH 0).
     #[must_use]
     pub fn control_extension() -> Self {
-        Self::new(code::CONTROL_EXTENSION, &[0; 0x1c])
+        let mut parameters = [0; 0x1c];
+        parameters[0] = 0x06;
+        Self::new(code::CONTROL_EXTENSION, &parameters)
+    }
+
+    /// Power Condition (SBC-3): no timer runs; START STOP UNIT alone changes conditions.
+    #[must_use]
+    pub fn power_condition() -> Self {
+        Self::new(code::POWER_CONDITION, &[0; 0x26])
     }
 
     /// Informational Exceptions Control (SC-023): disabled (DEXCPT), and none are reported (MRIE = 0).
@@ -119,10 +133,34 @@ impl ModePage {
         &self.current
     }
 
-    /// The values after a reset.
+    /// The values of a unit that nobody has changed.
     #[must_use]
     pub fn default(&self) -> &[u8] {
         &self.default
+    }
+
+    /// The values after a reset: the defaults until others are saved.
+    #[must_use]
+    pub fn saved(&self) -> &[u8] {
+        &self.saved
+    }
+
+    /// Sets or clears the bits `mask` of byte `at`.
+    pub(super) fn set(&mut self, at: usize, mask: u8, on: bool) {
+        if let Some(byte) = self.current.get_mut(at) {
+            *byte = if on { *byte | mask } else { *byte & !mask };
+        }
+    }
+
+    /// Makes the present values the saved ones.
+    pub(super) fn save(&mut self) {
+        self.saved.copy_from_slice(&self.current);
+    }
+
+    /// Whether `page`, as MODE SELECT sends it, is this page.
+    pub(super) fn has_header_of(&self, page: &[u8]) -> bool {
+        let header = self.header_length();
+        self.default.get(..header) == page.get(..header)
     }
 
     /// Ones where an initiator may change a bit.
@@ -131,9 +169,9 @@ impl ModePage {
         &self.changeable
     }
 
-    /// Back to the defaults.
+    /// Back to the saved values.
     pub(super) fn reset(&mut self) {
-        self.current.copy_from_slice(&self.default);
+        self.current.copy_from_slice(&self.saved);
     }
 
     /// Takes the parameters over from `page`, a page as MODE SELECT sends it, of the right length. The error is the

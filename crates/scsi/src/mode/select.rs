@@ -30,7 +30,11 @@ impl ModePages {
     ///   not changeable.
     pub fn select(&self, cdb: Cdb<'_>, list: &[u8], preamble: &Preamble) -> Result<Self, Sense> {
         let mut pages = self.clone();
+        let save = cdb.byte1() & 0x01 != 0;
         if list.is_empty() {
+            if save {
+                pages.save();
+            }
             return Ok(pages);
         }
         if cdb.byte1() & 0x10 == 0 {
@@ -39,6 +43,9 @@ impl ModePages {
         let mut at = preamble.check(list, Form::of(cdb))?;
         while at < list.len() {
             at += pages.select_page(list, at)?;
+        }
+        if save {
+            pages.save();
         }
         Ok(pages)
     }

@@ -61,6 +61,7 @@ additional_sense! {
     TARGET_PORT_IN_STANDBY = 0x04/0x0b, "Logical unit not accessible, target port in standby state";
     TARGET_PORT_UNAVAILABLE = 0x04/0x0c, "Logical unit not accessible, target port in unavailable state";
     OFFLINE = 0x04/0x12, "Logical unit not ready, offline";
+    SELF_TEST_IN_PROGRESS = 0x04/0x09, "Logical unit not ready, self-test in progress";
     SPACE_ALLOCATION_IN_PROGRESS = 0x04/0x14, "Logical unit not ready, space allocation in progress";
     SANITIZE_IN_PROGRESS = 0x04/0x1b, "Logical unit not ready, sanitize in progress";
     OPERATION_IN_PROGRESS_FOR_LIST = 0x00/0x16, "Operation in progress";
@@ -119,12 +120,15 @@ additional_sense! {
     COMMANDS_CLEARED_BY_ANOTHER_INITIATOR = 0x2f/0x00, "Commands cleared by another initiator";
     COMMANDS_CLEARED_BY_POWER_LOSS = 0x2f/0x01, "Commands cleared by power loss notification";
     INCOMPATIBLE_MEDIUM = 0x30/0x00, "Incompatible medium installed";
+    MEDIUM_FORMAT_CORRUPTED = 0x31/0x00, "Medium format corrupted";
+    FORMAT_FAILED = 0x31/0x01, "Format command failed";
     SANITIZE_FAILED = 0x31/0x03, "SANITIZE command failed";
     THIN_PROVISIONING_SOFT_THRESHOLD = 0x38/0x07, "Thin provisioning soft threshold reached";
     SAVING_PARAMETERS_NOT_SUPPORTED = 0x39/0x00, "Saving parameters not supported";
     MEDIUM_NOT_PRESENT = 0x3a/0x00, "Medium not present";
     MEDIUM_NOT_PRESENT_TRAY_CLOSED = 0x3a/0x01, "Medium not present - tray closed";
     MEDIUM_NOT_PRESENT_TRAY_OPEN = 0x3a/0x02, "Medium not present - tray open";
+    SELF_TEST_FAILED = 0x3e/0x03, "Logical unit failed self-test";
     MICROCODE_CHANGED = 0x3f/0x01, "Microcode has been changed";
     CHANGED_OPERATING_DEFINITION = 0x3f/0x02, "Changed operating definition";
     INQUIRY_DATA_CHANGED = 0x3f/0x03, "INQUIRY data has changed";
@@ -135,6 +139,11 @@ additional_sense! {
     INSUFFICIENT_RESOURCES = 0x55/0x03, "Insufficient resources";
     INSUFFICIENT_REGISTRATION_RESOURCES = 0x55/0x04, "Insufficient registration resources";
     FAILURE_PREDICTION_FALSE = 0x5d/0xff, "Failure prediction threshold exceeded (false)";
+    IDLE_BY_COMMAND = 0x5e/0x03, "Idle condition activated by command";
+    STANDBY_BY_COMMAND = 0x5e/0x04, "Standby condition activated by command";
+    IDLE_B_BY_COMMAND = 0x5e/0x06, "Idle_b condition activated by command";
+    IDLE_C_BY_COMMAND = 0x5e/0x08, "Idle_c condition activated by command";
+    STANDBY_Y_BY_COMMAND = 0x5e/0x0a, "Standby_y condition activated by command";
     SET_TARGET_PORT_GROUPS_FAILED = 0x67/0x0a, "Set target port groups command failed";
 }
 

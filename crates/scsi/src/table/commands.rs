@@ -17,6 +17,7 @@ const DPO_FUA_32: &[OptionalBits] = &[OptionalBits::new(Features::DPO_FUA, 10, 0
 const DPO_32: &[OptionalBits] = &[OptionalBits::new(Features::DPO_FUA, 10, 0x10)];
 const UNMAP_32: &[OptionalBits] = &[OptionalBits::new(Features::PROVISIONING, 10, 0x08)];
 const UNMAP: &[OptionalBits] = &[OptionalBits::new(Features::PROVISIONING, 1, 0x08)];
+const SAVE: &[OptionalBits] = &[OptionalBits::new(Features::SAVING, 1, 0x01)];
 const LOEJ: &[OptionalBits] = &[OptionalBits::new(Features::REMOVABLE, 4, 0x02)];
 
 impl OptionalBits {
@@ -181,9 +182,42 @@ commands! {
     /// Mode pages behind an 8-byte header. SPC-4.
     ModeSense10, In: [("MODE SENSE(10)", [0x5a, 0x18, F, F, 0, 0, 0, F, F, 0]).reservation(Read)],
     /// Change mode pages. SPC-4.
-    ModeSelect6, Out: [("MODE SELECT(6)", [0x15, 0x10, 0, 0, F, 0])],
+    ModeSelect6, Out: [("MODE SELECT(6)", [0x15, 0x10, 0, 0, F, 0]).optional(SAVE)],
     /// Change mode pages. SPC-4.
-    ModeSelect10, Out: [("MODE SELECT(10)", [0x55, 0x10, 0, 0, 0, 0, 0, F, F, 0])],
+    ModeSelect10, Out: [("MODE SELECT(10)", [0x55, 0x10, 0, 0, 0, 0, 0, F, F, 0]).optional(SAVE)],
+    /// What the unit has counted. SPC-4.
+    LogSense, In: [("LOG SENSE", [0x4d, 0, F, F, 0, F, F, F, F, 0]).reservation(Always)],
+    /// Start counting anew. SPC-4.
+    LogSelect, Out: [("LOG SELECT", [0x4c, 0x02, F, F, 0, 0, 0, F, F, 0])],
+    /// Test the unit, or send it a diagnostic page. SPC-4.
+    SendDiagnostic, Out: [("SEND DIAGNOSTIC", [0x1d, 0xf7, 0, F, F, 0]).recommended_timeout(600)],
+    /// Diagnostic pages. SPC-4.
+    ReceiveDiagnosticResults, In: [
+        ("RECEIVE DIAGNOSTIC RESULTS", [0x1c, 0x01, F, F, F, 0]).reservation(Read),
+    ],
+    /// Memory of the unit, read. SPC-4.
+    ReadBuffer, In: [("READ BUFFER", [0x3c, 0x1f, F, F, F, F, F, F, F, 0]).reservation(Read)],
+    /// Memory of the unit, written. SPC-4.
+    WriteBuffer, Out: [("WRITE BUFFER", [0x3b, 0x1f, F, F, F, F, F, F, F, 0])],
+    /// The unit's clock. SPC-4.
+    ReportTimestamp, In: [
+        ("REPORT TIMESTAMP", [0xa3, 0x0f, 0, 0, 0, 0, F, F, F, F, 0, 0])
+            .with_service_action().reservation(Always),
+    ],
+    /// Set the unit's clock. SPC-4.
+    SetTimestamp, Out: [
+        ("SET TIMESTAMP", [0xa4, 0x0f, 0, 0, 0, 0, F, F, F, F, 0, 0]).with_service_action(),
+    ],
+    /// What an administrator calls the unit. SPC-4.
+    ReportIdentifyingInformation, In: [
+        ("REPORT IDENTIFYING INFORMATION", [0xa3, 0x05, 0, 0, 0, 0, F, F, F, F, 0xfe, 0])
+            .with_service_action().reservation(Always),
+    ],
+    /// Call the unit something. SPC-4.
+    SetIdentifyingInformation, Out: [
+        ("SET IDENTIFYING INFORMATION", [0xa4, 0x06, 0, 0, 0, 0, F, F, F, F, 0xfe, 0])
+            .with_service_action().requires(Features::SAVING),
+    ],
     /// Capacity and block size. SBC-3.
     ReadCapacity10, In: [("READ CAPACITY(10)", [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]).reservation(Always)],
     /// Capacity, block size, provisioning, protection. SBC-3.
@@ -269,7 +303,20 @@ commands! {
     ],
     /// Start, stop, load and eject. SBC-3.
     StartStopUnit, None: [
-        ("START STOP UNIT", [0x1b, 0x01, 0, 0, 0x05, 0]).optional(LOEJ).reservation(StartStop),
+        ("START STOP UNIT", [0x1b, 0x01, 0, 0x0f, 0xf5, 0]).optional(LOEJ).reservation(StartStop),
+    ],
+    /// Make all blocks alike. SBC-3.
+    FormatUnit, Out: [
+        ("FORMAT UNIT", [0x04, 0x3f, 0, 0, 0, 0]).recommended_timeout(7200),
+    ],
+    /// Make what was on the medium irrecoverable. SBC-3.
+    Sanitize, Out: [
+        ("SANITIZE, OVERWRITE", [0x48, 0xa1, 0, 0, 0, 0, 0, F, F, 0])
+            .with_service_action().requires(Features::SANITIZE).recommended_timeout(7200),
+        ("SANITIZE, BLOCK ERASE", [0x48, 0xa2, 0, 0, 0, 0, 0, F, F, 0])
+            .with_service_action().requires(Features::SANITIZE.union(Features::BLOCK_ERASE)).recommended_timeout(7200),
+        ("SANITIZE, EXIT FAILURE MODE", [0x48, 0xbf, 0, 0, 0, 0, 0, F, F, 0])
+            .with_service_action().requires(Features::SANITIZE),
     ],
     /// Lock the medium in. SPC-4, SBC-3.
     PreventAllowMediumRemoval, None: [

@@ -92,6 +92,7 @@ fn characteristics_and_provisioning_are_laid_out_as_sbc_says() {
     let page = BlockDeviceCharacteristics {
         rotation_rate: 1,
         fuab: true,
+        ..BlockDeviceCharacteristics::default()
     }
     .to_bytes(DISK);
     assert_eq!(page[..10], [0x00, 0xb1, 0, 0x3c, 0, 1, 0, 0, 2, 0]);

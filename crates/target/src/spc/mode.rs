@@ -31,19 +31,25 @@ pub(super) fn select(lu: &dyn Primary, command: &Command<'_>) -> Result<Outcome,
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     let selected = pages.select(command.fields(), &list, &lu.mode_preamble())?;
-    if selected == *pages {
+    if selected == *pages && !save(command) {
         return Ok(Outcome::good(list.len()));
     }
+    let changed = !selected.same_values(&pages);
     *pages = selected;
     let state = lu.state();
-    state.set_descriptor_sense(pages.descriptor_sense());
-    state.set_software_write_protect(pages.software_write_protect());
-    state.set_task_rules(pages.task_rules().unwrap_or_default());
+    state.follow(&pages);
     let outcome = lu.mode_changed(&pages, command, list.len());
     drop(pages);
-    state.raise(
-        Who::AllBut(command.nexus),
-        UnitAttention::ModeParametersChanged,
-    );
+    if changed {
+        state.raise(
+            Who::AllBut(command.nexus),
+            UnitAttention::ModeParametersChanged,
+        );
+    }
     outcome
+}
+
+/// SP of MODE SELECT: the pages are to be saved, too.
+pub fn save(command: &Command<'_>) -> bool {
+    command.fields().byte1() & 0x01 != 0
 }
