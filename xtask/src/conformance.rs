@@ -169,9 +169,10 @@ pub fn on(
 fn script(suites: &[&str]) -> String {
     format!(
         r#"
-# The kernel opens no write-protected block device for writing, and the tool opens for writing.
+# The kernel opens no write-protected block device for writing, as the tool does, and locks a removable medium in while
+# its block device is open.
 readonly=$(cat /sys/block/sd*/ro)
-[ $readonly = 1 ] && device=/dev/sg0 || device=/dev/lun/0:0:0:0
+[ $readonly$(cat /sys/block/sd*/removable) = 00 ] && device=/dev/lun/0:0:0:0 || device=/dev/sg0
 tests=$(iscsi-test-cu --list | grep '^SCSI\.') || exit
 for name in $tests; do
 	case $name in

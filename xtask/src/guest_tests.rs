@@ -4,6 +4,7 @@
 //! states the behaviour it proves. To add one, write it into the fitting module below and its name into [`ALL`].
 
 mod boot;
+mod conformance;
 mod data;
 mod endurance;
 mod inquiry;
@@ -40,6 +41,7 @@ const ALL: &[Test] = tests![
     endurance::a_reset_guest_comes_back_every_time,
     boot::seabios_boots_from_a_disk_that_is_not_the_first,
     endurance::a_killed_guest_leaves_its_socket_usable,
+    conformance::the_quick_suites_pass_without_a_skip,
     endurance::two_guests_on_one_server_see_only_their_own_disks,
     data::a_qcow2_written_like_its_raw_twin_compares_equal,
     endurance::four_processors_use_four_queues,

@@ -577,7 +577,7 @@ fn synchronize_cache_waits_for_the_flush_even_when_it_need_not() {
     let mut image = Recorder::new(SIZE);
     image.slow = true;
     on_image(image, DiskConfig::default(), |disk| async move {
-        for cdb in [&ten(0x35, 0x02, 0, 0)[..], &sixteen(0x91, 0, 1, 2)] {
+        for cdb in [&ten(0x35, 0x06, 0, 0)[..], &sixteen(0x91, 0, 1, 2)] {
             disk.ask(cdb, 0).await.good();
             assert_eq!(disk.log(), [(OpKind::Flush, 0, 0)]);
         }

@@ -285,10 +285,10 @@ commands! {
     ReadDefectData12, In: [
         ("READ DEFECT DATA(12)", [0xb7, 0x1f, F, F, F, F, F, F, F, F, 0, 0]).reservation(Read),
     ],
-    /// Write what is cached to the medium. SBC-3.
+    /// Write what is cached to the medium. SBC-3. SYNC_NV, which SBC-4 dropped, asks for less than is done anyway.
     SynchronizeCache, None: [
-        ("SYNCHRONIZE CACHE(10)", [0x35, 0x02, F, F, F, F, 0, F, F, 0]).recommended_timeout(60),
-        ("SYNCHRONIZE CACHE(16)", [0x91, 0x02, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).recommended_timeout(60),
+        ("SYNCHRONIZE CACHE(10)", [0x35, 0x06, F, F, F, F, 0, F, F, 0]).recommended_timeout(60),
+        ("SYNCHRONIZE CACHE(16)", [0x91, 0x06, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0]).recommended_timeout(60),
     ],
     /// Give blocks back. SBC-3.
     Unmap, Out: [
