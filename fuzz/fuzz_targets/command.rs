@@ -188,6 +188,7 @@ async fn one(
         admitted: false,
         ended: &Ended::default(),
         luns: &|luns| luns.extend([0, 1, 16383]),
+        units: &|_| {},
     };
     match begin(disk, seen, command) {
         Outcome::Done(completion) => {

@@ -4,6 +4,7 @@ mod alone;
 mod background;
 mod capacity;
 mod config;
+mod copy;
 mod defects;
 mod erase;
 mod error;
@@ -72,6 +73,8 @@ struct Unit {
     eraser: Eraser,
     /// Where saved mode pages and the like are kept.
     settings: Option<Sidecar>,
+    /// What the copy manager remembers.
+    copies: copy::Copies,
 }
 
 impl Disk {
@@ -122,6 +125,7 @@ impl Disk {
             background: Background::default(),
             eraser,
             settings,
+            copies: copy::Copies::default(),
             config,
             image,
         };
@@ -174,6 +178,9 @@ impl LogicalUnit for Disk {
             Operation::ReadCapacity16 => capacity::read_capacity_16(&self.unit, command),
             Operation::ReadDefectData10 => defects::read_defect_data_10(&self.unit, command),
             Operation::ReadDefectData12 => defects::read_defect_data_12(&self.unit, command),
+            Operation::ExtendedCopy => copy::extended_copy(&self.unit, &command),
+            Operation::ReceiveCopyStatus => copy::receive_copy_status(&self.unit, command),
+            Operation::ReceiveCopyParameters => Ok(copy::receive_copy_parameters(command)),
             Operation::GetLbaStatus => lba_status::get_lba_status(&self.unit, &command),
             Operation::StartStopUnit => power::start_stop(&self.unit, &command),
             Operation::FormatUnit => erase::format(&self.unit, &command),
@@ -224,12 +231,14 @@ impl LogicalUnit for Disk {
 
     fn reset(&self) {
         self.unit.power.reset();
+        self.unit.copies.forget(None);
         self.unit.state.reset();
         self.unit.reset_mode_pages();
     }
 
     fn nexus_loss(&self, nexus: NexusId) {
         self.unit.power.reset();
+        self.unit.copies.forget(Some(nexus));
         self.unit.state.nexus_loss(nexus);
     }
 

@@ -1,5 +1,9 @@
 //! GET LBA STATUS: the image's allocation in the initiator's words.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

@@ -47,7 +47,7 @@ fn standard_inquiry_data_names_the_disk() {
     };
     on_disk(SIZE, config, |disk| async move {
         let data = disk.ask(&inquiry(None, 96), 96).await.good();
-        assert_eq!(data[..8], [0x00, 0x80, 0x05, 0x12, 91, 0, 0, 0x02]);
+        assert_eq!(data[..8], [0x00, 0x80, 0x05, 0x12, 91, 0x08, 0, 0x02]);
         assert_eq!(&data[8..36], b"ACME    ROCKET          1.2 ");
         assert_eq!(data.len(), 96);
     });
@@ -60,7 +60,7 @@ fn inquiry_is_cut_at_every_allocation_length_and_never_refused() {
         assert_eq!(
             listed,
             [
-                0, 0, 0, 9, 0x00, 0x80, 0x83, 0x86, 0x87, 0x8A, 0xB0, 0xB1, 0xB2
+                0, 0, 0, 10, 0x00, 0x80, 0x83, 0x86, 0x87, 0x8A, 0x8F, 0xB0, 0xB1, 0xB2
             ],
             "ascending"
         );

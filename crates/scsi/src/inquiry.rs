@@ -65,6 +65,8 @@ pub struct StandardInquiry<'a> {
     pub peripheral: Peripheral,
     /// RMB: its medium can be removed.
     pub removable: bool,
+    /// 3PC: it has the commands of page 8Fh.
+    pub third_party_copy: bool,
     /// VERSION: 05h for SPC-3, 06h for SPC-4.
     pub version: u8,
     /// T10 VENDOR IDENTIFICATION, up to 8 ASCII characters.
@@ -87,9 +89,9 @@ impl StandardInquiry<'_> {
             self.peripheral.to_byte(),
             removable,
             self.version,
-            0x10 | 0x02, // HISUP, RESPONSE DATA FORMAT
-            96 - 5,      // ADDITIONAL LENGTH
-            0,
+            0x10 | 0x02,                                  // HISUP, RESPONSE DATA FORMAT
+            96 - 5,                                       // ADDITIONAL LENGTH
+            if self.third_party_copy { 0x08 } else { 0 }, // 3PC
             0,
             0x02, // CMDQUE
         ]);
@@ -175,6 +177,7 @@ mod tests {
     const DISK: StandardInquiry<'_> = StandardInquiry {
         peripheral: Peripheral::connected(DeviceType::Disk),
         removable: false,
+        third_party_copy: false,
         version: 6,
         vendor: "LUNAR",
         product: "DISK",
@@ -196,6 +199,7 @@ mod tests {
     fn removable_is_bit_7_of_byte_1_and_an_absent_unit_is_7f() {
         let odd = StandardInquiry {
             removable: true,
+            third_party_copy: false,
             peripheral: Peripheral::ABSENT,
             ..DISK
         };

@@ -7,6 +7,7 @@ mod designator;
 pub use designator::{Association, Designator, Identifier, designators};
 
 use crate::be::Fields;
+use crate::copy::{self, Limits};
 use crate::inquiry::Peripheral;
 
 /// PAGE CODE values.
@@ -23,6 +24,8 @@ pub mod code {
     pub const MODE_PAGE_POLICY: u8 = 0x87;
     /// Power Condition.
     pub const POWER_CONDITION: u8 = 0x8a;
+    /// Third-party Copy.
+    pub const THIRD_PARTY_COPY: u8 = 0x8f;
     /// Block Limits.
     pub const BLOCK_LIMITS: u8 = 0xb0;
     /// Block Device Characteristics.
@@ -126,6 +129,67 @@ pub fn power_condition(peripheral: Peripheral) -> [u8; 18] {
         0x07, // IDLE_C, IDLE_B, IDLE_A
     ]);
     page
+}
+
+/// Page 8Fh (SPC-4 7.8.17): the commands of the copy manager, and what they take.
+pub fn third_party_copy(
+    out: &mut Vec<u8>,
+    peripheral: Peripheral,
+    limits: Limits,
+    commands: &[(u8, &[u8])],
+) {
+    page(out, peripheral, code::THIRD_PARTY_COPY, |out| {
+        descriptor(out, 0x0001, |out| {
+            let list = commands.iter().flat_map(|(opcode, actions)| {
+                let count = u8::try_from(actions.len()).unwrap_or(u8::MAX);
+                [*opcode, count].into_iter().chain(actions.iter().copied())
+            });
+            list_of_bytes(out, list);
+        });
+        descriptor(out, 0x0004, |out| {
+            let mut parameters = [0; 28];
+            parameters.put_u16::<4>(limits.cscds);
+            parameters.put_u16::<6>(limits.segments);
+            parameters.put_u32::<8>(limits.list_bytes());
+            out.extend(parameters);
+        });
+        descriptor(out, 0x0008, |out| {
+            list_of_bytes(out, copy::code::SUPPORTED.into_iter());
+        });
+        descriptor(out, 0x8001, |out| {
+            let mut general = [0; 32];
+            general.put_u32::<0>(limits.concurrent.into());
+            general.put_u32::<4>(limits.concurrent.into());
+            general.put_u32::<8>(limits.segment_bytes);
+            general.put_u8::<12>(limits.granularity);
+            out.extend(general);
+        });
+    });
+}
+
+/// Appends a third-party copy descriptor, padded to whole words.
+fn descriptor(out: &mut Vec<u8>, kind: u16, body: impl FnOnce(&mut Vec<u8>)) {
+    let mut content = Vec::new();
+    body(&mut content);
+    content.resize(content.len().next_multiple_of(4), 0);
+    out.extend(kind.to_be_bytes());
+    out.extend(
+        u16::try_from(content.len())
+            .unwrap_or(u16::MAX)
+            .to_be_bytes(),
+    );
+    out.extend(content);
+}
+
+/// Appends bytes behind their number.
+fn list_of_bytes(out: &mut Vec<u8>, list: impl Iterator<Item = u8>) {
+    let start = out.len();
+    out.push(0);
+    out.extend(list);
+    let count = u8::try_from(out.len() - start - 1).unwrap_or(u8::MAX);
+    if let Some(field) = out.get_mut(start) {
+        *field = count;
+    }
 }
 
 /// Page B0h (SC-016): what the unit takes at once. Lengths are in logical blocks, and 0 says "not reported".

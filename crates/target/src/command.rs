@@ -1,16 +1,18 @@
 //! A command on its way through the target: how it arrives, and what becomes of it.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use lunar_block::{DataHandle, Op};
 use lunar_scsi::sense::Format;
 use lunar_scsi::{Cdb, Sense, Status};
 use lunar_sgl::Sgl;
 
-use crate::{Extent, NexusId};
+use crate::{Extent, LogicalUnit, NexusId};
 
 /// One command as a transport delivers it.
 pub struct Command<'a> {
@@ -34,6 +36,21 @@ pub struct Command<'a> {
     pub ended: &'a Ended,
     /// What else is behind this target port (for REPORT LUNS): appends the LUNs of the addressed target, ascending.
     pub luns: &'a dyn Fn(&mut Vec<u16>),
+    /// What this nexus reaches, behind every target port: shows all units that have an image (for EXTENDED COPY).
+    pub units: &'a dyn Fn(Visitor<'_>),
+}
+
+/// Is shown one unit after the other.
+pub type Visitor<'a> = &'a mut dyn FnMut(Reached<'_>);
+
+/// A logical unit that a nexus reaches, and this reactor's way to it.
+pub struct Reached<'a> {
+    /// The unit.
+    pub unit: &'a Arc<dyn LogicalUnit>,
+    /// Its data handle.
+    pub io: &'a Rc<dyn DataHandle>,
+    /// Whoever uses the handle later than now holds this: until it is dropped the unit is not taken away.
+    pub attached: Rc<dyn Any>,
 }
 
 impl Command<'_> {

@@ -24,20 +24,21 @@ mod lun_map;
 pub mod spc;
 mod state;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use lunar_block::{Error as BlockError, Image, Op};
 use lunar_scsi::{Cdb, Profile, Row};
 
 pub use attention::UnitAttention;
-pub use command::{Command, Completion, Ended, Outcome, Task, encode_sense};
+pub use command::{Command, Completion, Ended, Outcome, Reached, Task, Visitor, encode_sense};
 pub use flow::{begin, begin_absent, begin_report_luns};
 pub use line::{Extent, Place, Rank, Ticket, overlap};
 pub use lun_map::LunMap;
 pub use state::{Look, LuState, NexusId, Seen, Who};
 
 /// A logical unit, shared by all reactors and nexuses.
-pub trait LogicalUnit: Send + Sync {
+pub trait LogicalUnit: Any + Send + Sync {
     /// The part every logical unit has: unit attentions per nexus, and later reservations and task management.
     fn state(&self) -> &LuState;
 

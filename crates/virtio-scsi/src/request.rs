@@ -8,8 +8,8 @@ use lunar_reactor::{Handle, Token};
 use lunar_scsi::Status;
 use lunar_scsi::mode::ErrorSpread;
 use lunar_target::{
-    Command, Completion, Ended, Extent, NexusId, Outcome, Place, Rank, Task, Ticket, begin,
-    begin_absent, begin_report_luns, encode_sense, overlap,
+    Command, Completion, Ended, Extent, NexusId, Outcome, Place, Rank, Reached, Task, Ticket,
+    begin, begin_absent, begin_report_luns, encode_sense, overlap,
 };
 
 use crate::barrier::Barrier;
@@ -314,6 +314,17 @@ impl Slot {
             luns: &|list| {
                 if let Some(target) = target {
                     list.extend(port.units.luns(target).map(|(lun, _)| lun));
+                }
+            },
+            units: &|visit| {
+                for (_, _, local) in port.units.iter() {
+                    if let Some(io) = &local.io {
+                        visit(Reached {
+                            unit: &local.unit,
+                            io,
+                            attached: local.clone(),
+                        });
+                    }
                 }
             },
         };

@@ -1,5 +1,6 @@
 //! One data-path thread: the rings placed on it, and what it knows of each controller.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -151,6 +152,8 @@ pub(crate) struct LocalUnit {
     pub unit: Arc<dyn LogicalUnit>,
     pub io: Option<Rc<dyn DataHandle>>,
     pub seen: Seen,
+    /// Set when it was detached: whoever still holds the unit, because it copies from or to it, keeps this up.
+    pub gone: OnceCell<Barrier>,
 }
 
 impl LocalUnit {
@@ -232,6 +235,7 @@ impl Worker {
             unit: attach.unit.clone(),
             io,
             seen: Seen::default(),
+            gone: OnceCell::new(),
         };
         // The controller has seen to it that the address is free.
         let _: Result<(), _> = port.units.insert(attach.target, attach.lun, Rc::new(unit));
@@ -245,6 +249,8 @@ impl Worker {
         let Some(unit) = port.units.remove(target, lun) else {
             return;
         };
+        // It was at its address until now, so it has not been detached before.
+        let _: Result<(), _> = unit.gone.set(done.clone());
         for queue in self.queues_of(nexus) {
             if let Role::Request(requests) = &mut queue.role {
                 for slot in requests.in_flight() {

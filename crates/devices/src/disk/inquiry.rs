@@ -4,11 +4,11 @@ use lunar_scsi::inquiry::{Peripheral, StandardInquiry, version};
 use lunar_scsi::vpd::{
     BlockDeviceCharacteristics, BlockLimits, Designator, ExtendedInquiry, Identifier,
     LogicalBlockProvisioning, ProvisioningType, code, device_identification, mode_page_policy,
-    power_condition, unit_serial_number,
+    power_condition, third_party_copy, unit_serial_number,
 };
 use lunar_scsi::{DeviceType, Features};
 
-use super::{Unit, unmap};
+use super::{Unit, copy, unmap};
 
 const PERIPHERAL: Peripheral = Peripheral::connected(DeviceType::Disk);
 
@@ -22,6 +22,7 @@ pub(super) const PAGES: &[u8] = &[
     code::EXTENDED_INQUIRY,
     code::MODE_PAGE_POLICY,
     code::POWER_CONDITION,
+    code::THIRD_PARTY_COPY,
     code::BLOCK_LIMITS,
     code::BLOCK_DEVICE_CHARACTERISTICS,
     code::LOGICAL_BLOCK_PROVISIONING,
@@ -32,6 +33,7 @@ impl Unit {
         let inquiry = StandardInquiry {
             peripheral: PERIPHERAL,
             removable: self.config.removable,
+            third_party_copy: true,
             version: self.config.scsi_version,
             vendor: &self.identity.vendor,
             product: &self.identity.product,
@@ -60,6 +62,14 @@ impl Unit {
             }
             code::MODE_PAGE_POLICY => data.extend(mode_page_policy(PERIPHERAL)),
             code::POWER_CONDITION => data.extend(power_condition(PERIPHERAL)),
+            code::THIRD_PARTY_COPY => {
+                third_party_copy(
+                    data,
+                    PERIPHERAL,
+                    copy::LIMITS,
+                    &[(0x83, &[0x00]), (0x84, &[0x00, 0x03])],
+                );
+            }
             code::BLOCK_LIMITS => data.extend(self.block_limits().to_bytes(PERIPHERAL)),
             code::BLOCK_DEVICE_CHARACTERISTICS => {
                 let page = BlockDeviceCharacteristics {

@@ -28,12 +28,17 @@ impl Medium {
     /// 4/44/00 when the transport has not opened the image.
     pub(super) fn of(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Medium, Sense> {
         let io = command.io.ok_or_else(error::internal_failure)?;
-        Ok(Medium {
+        Ok(Medium::new(unit, io, command))
+    }
+
+    /// The medium of any unit that the command works on.
+    pub(super) fn new(unit: &Arc<Unit>, io: &Rc<dyn DataHandle>, command: &Command<'_>) -> Medium {
+        Medium {
             unit: Arc::clone(unit),
             reactor: command.reactor.clone(),
             io: Rc::clone(io),
             ended: command.ended.clone(),
-        })
+        }
     }
 
     /// The same for what outlives the command: task management does not end it.

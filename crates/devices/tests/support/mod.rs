@@ -23,7 +23,9 @@ use lunar_scsi::table::Direction;
 use lunar_scsi::{AdditionalSense, Sense, SenseKey, Status};
 use lunar_sgl::Sgl;
 use lunar_target::spc::Primary;
-use lunar_target::{Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Seen, begin};
+use lunar_target::{
+    Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Reached, Seen, begin,
+};
 
 pub const A: NexusId = NexusId(1);
 pub const B: NexusId = NexusId(2);
@@ -200,9 +202,11 @@ impl Answer {
 pub struct Bench {
     pub disk: Arc<Disk>,
     pub image: Arc<Recorder>,
-    io: Rc<dyn DataHandle>,
+    pub io: Rc<dyn DataHandle>,
     reactor: Handle,
     seen: [Seen; 3],
+    /// What EXTENDED COPY finds.
+    pub reaches: Vec<(Arc<dyn LogicalUnit>, Rc<dyn DataHandle>)>,
 }
 
 impl Bench {
@@ -211,12 +215,15 @@ impl Bench {
         let backing: Arc<dyn Image> = Arc::new(Recorded(Arc::clone(&image)));
         let io = backing.open(&reactor).unwrap();
         let disk = Disk::new(config, backing).unwrap();
+        let unit: Arc<dyn LogicalUnit> = disk.clone();
+        let reaches = vec![(unit, Rc::clone(&io))];
         Bench {
             disk,
             image,
             io,
             reactor,
             seen: Default::default(),
+            reaches,
         }
     }
 
@@ -284,6 +291,15 @@ impl Bench {
             admitted: false,
             ended: &Ended::default(),
             luns: &|luns| luns.extend([0, 5, 300]),
+            units: &|visit| {
+                for (unit, io) in &self.reaches {
+                    visit(Reached {
+                        unit,
+                        io,
+                        attached: Rc::new(()),
+                    });
+                }
+            },
         };
         let completion = match start(command) {
             Outcome::Done(completion) => {

@@ -64,7 +64,7 @@ additional_sense! {
     SELF_TEST_IN_PROGRESS = 0x04/0x09, "Logical unit not ready, self-test in progress";
     SPACE_ALLOCATION_IN_PROGRESS = 0x04/0x14, "Logical unit not ready, space allocation in progress";
     SANITIZE_IN_PROGRESS = 0x04/0x1b, "Logical unit not ready, sanitize in progress";
-    OPERATION_IN_PROGRESS_FOR_LIST = 0x00/0x16, "Operation in progress";
+    COPY_IN_PROGRESS = 0x00/0x16, "Operation in progress";
     COMMUNICATION_FAILURE = 0x08/0x00, "Logical unit communication failure";
     UNREACHABLE_COPY_TARGET = 0x08/0x04, "Unreachable copy target";
     WRITE_ERROR = 0x0c/0x00, "Write error";

@@ -225,6 +225,21 @@ commands! {
         ("READ CAPACITY(16)", [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0])
             .with_service_action().reservation(Always),
     ],
+    /// Copy between logical units. SPC-4.
+    ExtendedCopy, Out: [
+        ("EXTENDED COPY(LID1)", [0x83, 0x00, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0])
+            .with_service_action().recommended_timeout(120),
+    ],
+    /// What has become of a copy. SPC-4.
+    ReceiveCopyStatus, In: [
+        ("RECEIVE COPY STATUS(LID1)", [0x84, 0x00, F, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0])
+            .with_service_action().reservation(Always),
+    ],
+    /// What a copy may be. SPC-4.
+    ReceiveCopyParameters, In: [
+        ("RECEIVE COPY OPERATING PARAMETERS", [0x84, 0x03, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0])
+            .with_service_action().reservation(Always),
+    ],
     /// Which blocks have space. SBC-3.
     GetLbaStatus, In: [
         ("GET LBA STATUS", [0x9e, 0x12, F, F, F, F, F, F, F, F, F, F, F, F, 0, 0])

@@ -88,6 +88,35 @@ fn block_limits_are_laid_out_as_sbc_says() {
 }
 
 #[test]
+fn the_third_party_copy_page_is_laid_out_as_spc_says() {
+    let limits = Limits {
+        cscds: 0x0102,
+        segments: 0x0304,
+        segment_bytes: 0x0506_0708,
+        concurrent: 9,
+        granularity: 10,
+    };
+    let mut page = Vec::new();
+    third_party_copy(&mut page, DISK, limits, &[(0x83, &[0]), (0x84, &[0, 3])]);
+    let parameters = [
+        &[0, 4, 0, 28, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0x80, 0xc0][..],
+        &[0; 16],
+    ];
+    let general = [
+        &[0x80, 1, 0, 32, 0, 0, 0, 9, 0, 0, 0, 9, 5, 6, 7, 8, 10][..],
+        &[0; 19],
+    ];
+    let expected = [
+        &[0, 0x8f, 0, 88][..],
+        &[0, 1, 0, 8, 7, 0x83, 1, 0, 0x84, 2, 0, 3],
+        &parameters.concat(),
+        &[0, 8, 0, 4, 3, 0x02, 0x0a, 0xe4],
+        &general.concat(),
+    ];
+    assert_eq!(page, expected.concat());
+}
+
+#[test]
 fn characteristics_and_provisioning_are_laid_out_as_sbc_says() {
     let page = BlockDeviceCharacteristics {
         rotation_rate: 1,

@@ -43,6 +43,7 @@ pub(crate) fn inquiry_without_unit(device: DeviceType, command: Command<'_>) -> 
             StandardInquiry {
                 peripheral,
                 removable: false,
+                third_party_copy: false,
                 version: 5,
                 vendor: "LUNAR",
                 product: "LUNAR TARGET",
