@@ -169,10 +169,10 @@ pub fn on(
 fn script(suites: &[&str]) -> String {
     format!(
         r#"
-# The kernel opens no write-protected block device for writing, as the tool does, and locks a removable medium in while
-# its block device is open.
+# The kernel opens no write-protected block device for writing, as the tool does; it locks a removable medium in while
+# its block device is open; and 256 blocks of 4096 bytes need more segments than a request of a block device may have.
 readonly=$(cat /sys/block/sd*/ro)
-[ $readonly$(cat /sys/block/sd*/removable) = 00 ] && device=/dev/lun/0:0:0:0 || device=/dev/sg0
+[ $readonly$(cat /sys/block/sd*/removable /sys/block/sd*/queue/logical_block_size | tr -d '\n') = 00512 ] && device=/dev/lun/0:0:0:0 || device=/dev/sg0
 tests=$(iscsi-test-cu --list | grep '^SCSI\.') || exit
 for name in $tests; do
 	case $name in
