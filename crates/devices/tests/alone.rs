@@ -34,6 +34,17 @@ fn sixteen(opcode: u8, flags: u8, lba: u64, blocks: u32) -> [u8; 16] {
 }
 
 #[test]
+fn compare_and_write_of_more_blocks_than_its_field_holds_is_refused() {
+    on_disk(600 * 512, DiskConfig::default(), |disk| async move {
+        let both = vec![0; 2 * 256 * 512];
+        let cut_off = disk.tell(&sixteen(0x89, 0, 0, 256 & 0xFF), &both).await;
+        assert_eq!(cut_off.code(), (0x5, 0x24, 0x00));
+        disk.tell(&sixteen(0x89, 0, 0, 0), &[]).await.good();
+        assert_eq!(disk.log(), []);
+    });
+}
+
+#[test]
 fn compare_and_write_replaces_what_is_expected() {
     on_disk(SIZE, DiskConfig::default(), |disk| async move {
         let mut old = vec![0; 255 * 512];

@@ -27,6 +27,10 @@ pub(super) fn compare_and_write(unit: &Arc<Unit>, command: &Command<'_>) -> Resu
     }
     let extent = unit.extent(cdb.lba(), blocks.into())?;
     let data = command.data_out;
+    if blocks == 0 && !data.is_empty() {
+        // A number too large for its field of one byte comes as none, with data.
+        return Err(Sense::invalid_field_in_cdb(length_field(cdb.opcode())));
+    }
     let Some(len) = sent(data, extent.len * 2) else {
         return Ok(Outcome::Overrun);
     };
