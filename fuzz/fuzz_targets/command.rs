@@ -11,11 +11,12 @@ use libfuzzer_sys::fuzz_target;
 use lunar_block::{Buffer, DataHandle, Driver, NodeOptions, OpKind, open_node, run, run_owned};
 use lunar_devices::{Disk, DiskConfig};
 use lunar_reactor::{App, Config, Handle, Remote, Thread, Token};
+use lunar_scsi::reservation::TransportId;
 use lunar_scsi::table::Direction;
 use lunar_scsi::{AdditionalSense, Status, decode};
 use lunar_sgl::Sgl;
 use lunar_target::spc::Primary;
-use lunar_target::{Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Seen, begin};
+use lunar_target::{Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Path, Seen, begin};
 use model::Model;
 
 #[path = "../../crates/devices/tests/support/model.rs"]
@@ -112,7 +113,9 @@ async fn run_input(reactor: Handle, input: Input) {
     let nexuses = [NexusId(1), NexusId(2)];
     let seen = [Seen::default(), Seen::default()];
     for nexus in nexuses {
-        disk.state().add_nexus(nexus);
+        let number = nexus.0 as u16;
+        let path = Path::new(TransportId(number.into()), number);
+        disk.state().add_nexus(nexus, path).unwrap();
     }
     let mut model = Model {
         bytes: vec![0; SIZE],
@@ -187,6 +190,7 @@ async fn one(
         reactor,
         admitted: false,
         ended: &Ended::default(),
+        aborter: &|| Box::new(|_| Box::pin(std::future::ready(()))),
         luns: &|luns| luns.extend([0, 1, 16383]),
         units: &|_| {},
     };

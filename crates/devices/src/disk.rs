@@ -23,6 +23,8 @@ mod unmap;
 mod verify;
 mod write_same;
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -31,6 +33,7 @@ use lunar_scsi::log::{Parameter, Values};
 use lunar_scsi::mode::{ModePages, Preamble};
 use lunar_scsi::table::ReservationClass;
 use lunar_scsi::{Cdb, DeviceType, Features, Operation, Profile, Row, Sense};
+use lunar_target::reservation::{RestoreError, Store};
 use lunar_target::{
     Command, Completion, Extent, LogicalUnit, LuState, NexusId, Outcome, UnitAttention, Who, spc,
 };
@@ -54,7 +57,7 @@ pub struct Disk {
 /// Everything about a disk.
 #[derive(Debug)]
 struct Unit {
-    state: LuState,
+    state: Arc<LuState>,
     profile: Profile,
     limits: Limits,
     identity: Identity,
@@ -111,7 +114,7 @@ impl Disk {
         state.follow(&mode);
         let eraser = Eraser::find(config.beside.as_deref())?;
         let unit = Unit {
-            state,
+            state: Arc::new(state),
             profile: Profile::new(DeviceType::Disk).with(features),
             limits,
             identity,
@@ -134,6 +137,16 @@ impl Disk {
         }))
     }
 
+    /// Restores the persistent reservations that are kept in the file at `path`, and keeps them there from now on.
+    ///
+    /// # Errors
+    /// What was kept is damaged, or another disk's.
+    pub fn keep_reservations(&self, path: PathBuf) -> Result<(), RestoreError> {
+        let owner = self.unit.identity.naa.to_be_bytes();
+        let store = Reservations(Sidecar::new(path, &owner));
+        self.unit.state.keep_reservations(Box::new(store))
+    }
+
     /// The image may have another size now: every nexus hears of a change (2A/09). Returns whether there was one.
     pub fn refresh_capacity(&self) -> bool {
         let unit = &self.unit;
@@ -146,8 +159,21 @@ impl Disk {
     }
 }
 
+/// The sidecar that keeps persistent reservations.
+struct Reservations(Sidecar);
+
+impl Store for Reservations {
+    fn save(&self, record: &[u8]) -> io::Result<()> {
+        self.0.store(record).map_err(io::Error::other)
+    }
+
+    fn load(&self) -> io::Result<Option<Vec<u8>>> {
+        self.0.load().map_err(io::Error::other)
+    }
+}
+
 impl LogicalUnit for Disk {
-    fn state(&self) -> &LuState {
+    fn state(&self) -> &Arc<LuState> {
         &self.unit.state
     }
 

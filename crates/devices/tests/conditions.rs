@@ -245,7 +245,8 @@ fn a_sanitize_that_was_interrupted_goes_on_after_a_restart() {
 
         // Another process finds the medium as it was in the middle of it.
         let again = Bench::new(reactor, written(), config);
-        again.disk.state().add_nexus(A);
+        let path = lunar_target::Path::new(lunar_scsi::reservation::TransportId(1), 1);
+        again.disk.state().add_nexus(A, path).unwrap();
         again.ask(&TEST_UNIT_READY, 0).await.sense();
         assert_eq!(again.ask(&READ, 512).await.code(), (0x2, 0x04, 0x1B));
         again.settle().await;

@@ -22,6 +22,7 @@ mod probe;
 mod property;
 mod qemu;
 mod serve;
+mod units;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -284,6 +284,14 @@ impl Model {
             None if self.nodes.contains_key(&drive) => (drive.clone(), drive.clone(), true),
             None => return Err(self.no_such_drive(drive)),
         };
+        let same = controller.disks.values().find(|other| other.node == node);
+        if let Some(other) = same {
+            return Err(Error::SamePath {
+                drive,
+                bus,
+                by: other.name.clone(),
+            });
+        }
         let name = options.id.clone().unwrap_or_else(|| drive.clone());
         self.use_node(&node, &drive, &name, options.share_rw)?;
         options.config.identity = identity;

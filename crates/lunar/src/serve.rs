@@ -6,14 +6,11 @@
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::Context;
-use lunar_block::Image;
-use lunar_devices::{Disk, DiskConfig};
 use lunar_target::LogicalUnit;
 use lunar_vhost_user::{Running, Server};
 use lunar_virtio_scsi::{Controller, ControllerConfig, Workers, WorkersConfig};
@@ -23,8 +20,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::args::Serve;
 use crate::declare::{self, Socket};
 use crate::images::Images;
-use crate::model::{self, Address, Model, Node, NodeDriver};
+use crate::model::{Address, Model, Node, NodeDriver};
 use crate::qemu::{self, Row, Served};
+use crate::units::{self, Units};
 use crate::{Failure, say, warn};
 
 /// How often a server for one given connection is asked whether it has ended.
@@ -69,26 +67,25 @@ struct Built {
 }
 
 fn build(serve: &Serve, model: &Model, images: &mut Images<'_>) -> Result<Built, Failure> {
-    let mut units = Vec::new();
-    for controller in model.controllers() {
+    let mut units = Units::new(model);
+    let mut attached = Vec::new();
+    for (number, controller) in (1..).zip(model.controllers()) {
         let mut disks = Vec::new();
         for (address, disk) in &controller.disks {
-            let node = model
-                .node(&disk.node)
-                .ok_or_else(|| Failure::usage(model::Error::NoSuchNode(disk.node.clone())))?;
-            let image = images.open(node).map_err(Failure::runtime)?;
-            let info = image.info();
+            let unit = units.unit(disk, images)?;
+            let image = unit.image().map(|image| image.info());
             let row = Row {
                 address: *address,
                 name: disk.name.clone(),
-                size: info.size,
-                read_only: info.read_only,
-                image: describe(model, node),
+                size: image.as_ref().map_or(0, |info| info.size),
+                read_only: image.is_some_and(|info| info.read_only),
+                image: model
+                    .node(&disk.node)
+                    .map_or_else(String::new, |node| describe(model, node)),
             };
-            let beside = file(model, node).map(Path::to_owned);
-            disks.push((row, unit(disk, beside, image)?));
+            disks.push((row, units::port(disk, number), unit));
         }
-        units.push(disks);
+        attached.push(disks);
     }
     warn_of_content(model);
 
@@ -102,10 +99,11 @@ fn build(serve: &Serve, model: &Model, images: &mut Images<'_>) -> Result<Built,
         .map_err(Failure::Runtime)?;
     let mut controllers = Vec::new();
     let mut rows = Vec::new();
-    for (declared, disks) in model.controllers().iter().zip(units) {
+    for (declared, disks) in model.controllers().iter().zip(attached) {
         let options = &declared.options;
         let config = ControllerConfig {
             id: declared.name().to_owned(),
+            initiator: options.initiator.clone(),
             request_queues: options.num_queues.unwrap_or_else(|| queues(serve)),
             max_sectors: options.max_sectors,
             cmd_per_lun: options.cmd_per_lun,
@@ -115,10 +113,10 @@ fn build(serve: &Serve, model: &Model, images: &mut Images<'_>) -> Result<Built,
         };
         let controller = Controller::new(&workers, config).map_err(Failure::runtime)?;
         let mut shown = Vec::new();
-        for (row, disk) in disks {
+        for (row, port, disk) in disks {
             let Address { target, lun } = row.address;
             controller
-                .attach(target, lun, disk)
+                .attach_through(port, target, lun, disk)
                 .map_err(Failure::runtime)?;
             shown.push(row);
         }
@@ -130,36 +128,6 @@ fn build(serve: &Serve, model: &Model, images: &mut Images<'_>) -> Result<Built,
         controllers,
         rows,
     })
-}
-
-/// The file that is all of a node, and nobody else's: what a disk must not forget is kept beside it.
-fn file<'a>(model: &'a Model, node: &'a Node) -> Option<&'a Path> {
-    match &node.driver {
-        NodeDriver::File { filename } => Some(filename),
-        NodeDriver::Raw {
-            file: below,
-            offset: 0,
-            size: None,
-        }
-        | NodeDriver::Qcow2 { file: below } => file(model, model.node(below)?),
-        _ => None,
-    }
-}
-
-fn unit(
-    disk: &model::Disk,
-    beside: Option<PathBuf>,
-    image: Arc<dyn Image>,
-) -> Result<Arc<dyn LogicalUnit>, Failure> {
-    let config = DiskConfig {
-        beside,
-        ..disk.options.config.clone()
-    };
-    let unit = Disk::new(config, image);
-    let unit = unit
-        .with_context(|| disk.origin.clone())
-        .map_err(Failure::Usage)?;
-    Ok(unit)
 }
 
 /// One for each CPU of the host, as QEMU takes one for each of the guest.

@@ -11,6 +11,7 @@
 //! Bytes are a guest's (or a hostile target's): every read is bounded by construction, see [`be`].
 //! IDs such as `SC-031` number the project's requirements.
 
+pub mod alua;
 pub mod be;
 pub mod capacity;
 pub mod cdb;
@@ -20,7 +21,9 @@ pub mod lba_status;
 pub mod log;
 pub mod lun;
 pub mod mode;
+pub mod naa;
 pub mod report_luns;
+pub mod reservation;
 pub mod rsoc;
 pub mod sense;
 pub mod status;

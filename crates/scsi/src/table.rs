@@ -13,8 +13,10 @@ mod commands;
 
 pub use commands::Operation;
 
+use crate::alua::AccessClass;
 use crate::be::Fields;
 use crate::cdb::{Cdb, MAX_LEN};
+use crate::reservation::Effect;
 use crate::sense::{AdditionalSense, Sense};
 
 /// PERIPHERAL DEVICE TYPE (SPC-4 6.6).
@@ -155,6 +157,24 @@ pub enum ReservationClass {
     StartStop,
     /// PREVENT ALLOW MEDIUM REMOVAL: [`Always`](Self::Always) if it allows, else like a write.
     PreventAllow,
+    /// RESERVE, RELEASE, PERSISTENT RESERVE IN and OUT: what they meet with is for each of them to say.
+    Reservation,
+}
+
+impl ReservationClass {
+    /// What a command of this class does as far as a persistent reservation is concerned.
+    #[must_use]
+    pub fn effect(self, cdb: Cdb<'_>) -> Effect {
+        let flags = cdb.0.u8::<4>();
+        match self {
+            Self::Always | Self::Reservation => Effect::None,
+            Self::Read => Effect::Read,
+            // START = 1, LOEJ = 0, POWER CONDITION = 0.
+            Self::StartStop if flags & 0xf3 == 0x01 => Effect::None,
+            Self::PreventAllow if flags & 0x03 == 0 => Effect::None,
+            Self::Write | Self::StartStop | Self::PreventAllow => Effect::Write,
+        }
+    }
 }
 
 /// Bits of a CDB that are reserved unless the logical unit has a feature.
@@ -176,6 +196,8 @@ pub struct Row {
     pub direction: Direction,
     /// How it fares under a reservation.
     pub reservation: ReservationClass,
+    /// In which states of its target port group it is executed.
+    pub access: AccessClass,
     /// It is executed while a unit attention is pending (SAM-5 5.14: INQUIRY, REPORT LUNS, REQUEST SENSE).
     pub passes_unit_attention: bool,
     /// After this many seconds an initiator may ask for progress; 0 = not indicated.
@@ -214,6 +236,17 @@ impl Row {
     #[must_use]
     pub const fn cdb_length(&self) -> usize {
         self.usage.len()
+    }
+
+    /// It is executed even while another nexus has reserved the unit as in SPC-2, or says itself what it meets with then
+    /// (SC-045).
+    #[must_use]
+    pub fn minds_no_reservation(&self, cdb: Cdb<'_>) -> bool {
+        match self.reservation {
+            ReservationClass::Reservation => true,
+            ReservationClass::PreventAllow => self.reservation.effect(cdb) == Effect::None,
+            _ => self.passes_unit_attention,
+        }
     }
 
     /// Whether a unit of this profile has the command.

@@ -22,6 +22,8 @@ pub mod code {
     pub const EXTENDED_INQUIRY: u8 = 0x86;
     /// Mode Page Policy.
     pub const MODE_PAGE_POLICY: u8 = 0x87;
+    /// SCSI Ports.
+    pub const SCSI_PORTS: u8 = 0x88;
     /// Power Condition.
     pub const POWER_CONDITION: u8 = 0x8a;
     /// Third-party Copy.
@@ -190,6 +192,62 @@ fn list_of_bytes(out: &mut Vec<u8>, list: impl Iterator<Item = u8>) {
     if let Some(field) = out.get_mut(start) {
         *field = count;
     }
+}
+
+/// Appends more entries to a page 83h that is the last thing in `page`.
+pub fn append_designators(page: &mut Vec<u8>, designators: &[Designator<'_>]) {
+    let before = page.len();
+    designators
+        .iter()
+        .for_each(|designator| designator.append_to(page));
+    let added = page.len() - before;
+    if let Some([_, code, high, low, ..]) = page.first_chunk_mut::<4>()
+        && *code == code::DEVICE_IDENTIFICATION
+    {
+        let length = usize::from(u16::from_be_bytes([*high, *low])) + added;
+        [*high, *low] = u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes();
+    }
+}
+
+/// A target port in page 88h.
+#[derive(Clone, Copy, Debug)]
+pub struct ScsiPort<'a> {
+    /// RELATIVE PORT IDENTIFIER.
+    pub relative: u16,
+    /// Its names.
+    pub designators: &'a [Designator<'a>],
+}
+
+/// Page 88h while it is written.
+#[derive(Debug)]
+pub struct ScsiPorts<'a>(&'a mut Vec<u8>);
+
+impl ScsiPorts<'_> {
+    /// Appends a port. There is no initiator port in any.
+    pub fn push(&mut self, port: &ScsiPort<'_>) {
+        let out = &mut *self.0;
+        let [high, low] = port.relative.to_be_bytes();
+        out.extend([0, 0, high, low, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let start = out.len();
+        for designator in port.designators {
+            designator.append_to(out);
+        }
+        let length = u16::try_from(out.len() - start).unwrap_or(u16::MAX);
+        if let Some(field) = out.get_mut(start - 2..start) {
+            field.copy_from_slice(&length.to_be_bytes());
+        }
+    }
+}
+
+/// Page 88h: the ports that `ports` appends.
+pub fn scsi_ports(
+    out: &mut Vec<u8>,
+    peripheral: Peripheral,
+    ports: impl FnOnce(&mut ScsiPorts<'_>),
+) {
+    page(out, peripheral, code::SCSI_PORTS, |out| {
+        ports(&mut ScsiPorts(out))
+    });
 }
 
 /// Page B0h (SC-016): what the unit takes at once. Lengths are in logical blocks, and 0 says "not reported".

@@ -19,6 +19,14 @@ pub enum UnitAttention {
     ModeParametersChanged,
     /// 2A/02: another initiator has set log parameters back.
     LogParametersChanged,
+    /// 2A/03: all registrations are gone.
+    ReservationsPreempted,
+    /// 2A/04: the reservation that this nexus was registered for has ended.
+    ReservationsReleased,
+    /// 2A/05: the registration of this nexus is gone.
+    RegistrationsPreempted,
+    /// 2A/06: a target port group has another access state.
+    AccessStateChanged,
     /// 2A/09: the capacity has changed.
     CapacityChanged,
     /// 2A/10: another initiator has set the clock.
@@ -47,6 +55,10 @@ impl UnitAttention {
             UnitAttention::MediumChanged => AdditionalSense::MEDIUM_MAY_HAVE_CHANGED,
             UnitAttention::ModeParametersChanged => AdditionalSense::MODE_PARAMETERS_CHANGED,
             UnitAttention::LogParametersChanged => AdditionalSense::LOG_PARAMETERS_CHANGED,
+            UnitAttention::ReservationsPreempted => AdditionalSense::RESERVATIONS_PREEMPTED,
+            UnitAttention::ReservationsReleased => AdditionalSense::RESERVATIONS_RELEASED,
+            UnitAttention::RegistrationsPreempted => AdditionalSense::REGISTRATIONS_PREEMPTED,
+            UnitAttention::AccessStateChanged => AdditionalSense::ALUA_STATE_CHANGED,
             UnitAttention::CapacityChanged => AdditionalSense::CAPACITY_DATA_CHANGED,
             UnitAttention::TimestampChanged => AdditionalSense::TIMESTAMP_CHANGED,
             UnitAttention::IdentifierChanged => AdditionalSense::DEVICE_IDENTIFIER_CHANGED,
@@ -55,6 +67,11 @@ impl UnitAttention {
             }
             UnitAttention::ReportedLunsChanged => AdditionalSense::REPORTED_LUNS_DATA_CHANGED,
         })
+    }
+
+    /// It is heard of even in place of a reservation conflict (SC-033).
+    pub(crate) fn is_reset(self) -> bool {
+        self.rank() != CHANGE
     }
 
     /// SC-034: a lower rank is the graver reset and is heard first.
@@ -88,9 +105,19 @@ impl AttentionQueue {
         self.0.push(gravest.unwrap_or(attention));
     }
 
-    /// Takes the one to report next.
-    pub(crate) fn take(&mut self) -> Option<UnitAttention> {
-        (!self.0.is_empty()).then(|| self.0.remove(0))
+    /// Takes the one to report next, if it is wanted.
+    pub(crate) fn take_if(
+        &mut self,
+        wanted: impl FnOnce(UnitAttention) -> bool,
+    ) -> Option<UnitAttention> {
+        let first = self.0.first().copied().filter(|&first| wanted(first))?;
+        self.0.remove(0);
+        Some(first)
+    }
+
+    /// Whether there is nothing to report.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Drops a condition that the initiator has learnt of in another way.
@@ -106,13 +133,17 @@ mod tests {
     use super::UnitAttention::*;
     use super::*;
 
-    const ALL: [UnitAttention; 8] = [
+    const ALL: [UnitAttention; 12] = [
         PowerOn,
         LogicalUnitReset,
         NexusLoss,
         CommandsCleared,
         MediumChanged,
         ModeParametersChanged,
+        ReservationsPreempted,
+        ReservationsReleased,
+        RegistrationsPreempted,
+        AccessStateChanged,
         CapacityChanged,
         ReportedLunsChanged,
     ];

@@ -34,6 +34,8 @@ pub struct Command<'a> {
     pub admitted: bool,
     /// Whether task management has ended it meanwhile.
     pub ended: &'a Ended,
+    /// Makes what ends other nexuses' commands to this unit, for PREEMPT AND ABORT.
+    pub aborter: &'a dyn Fn() -> Aborter,
     /// What else is behind this target port (for REPORT LUNS): appends the LUNs of the addressed target, ascending.
     pub luns: &'a dyn Fn(&mut Vec<u16>),
     /// What this nexus reaches, behind every target port: shows all units that have an image (for EXTENDED COPY).
@@ -115,6 +117,10 @@ impl Ended {
     }
 }
 
+/// Ends the commands that the given nexuses have sent to a logical unit: the future is over when the last of them is.
+/// Commands that wait for such a future themselves are left out, or they might wait for each other.
+pub type Aborter = Box<dyn FnOnce(Vec<NexusId>) -> Pin<Box<dyn Future<Output = ()>>>>;
+
 /// How a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
@@ -136,6 +142,13 @@ impl Completion {
             transferred,
         }
     }
+
+    /// RESERVATION CONFLICT: somebody else has reserved the unit.
+    pub const CONFLICT: Completion = Completion {
+        status: Status::RESERVATION_CONFLICT,
+        sense: None,
+        transferred: 0,
+    };
 
     /// CHECK CONDITION. Whatever was moved before does not count.
     pub const fn check(sense: Sense) -> Completion {

@@ -1,20 +1,22 @@
 //! The way of a command to its logical unit, or to what answers in place of one.
 
-use lunar_scsi::{DeviceType, Operation, Profile, Sense, decode};
+use lunar_scsi::{DeviceType, Operation, Profile, Row, Sense, decode};
 
-use crate::{Command, LogicalUnit, Look, Outcome, Seen, spc};
+use crate::{Asked, Command, Completion, LogicalUnit, Look, Outcome, Seen, spc};
 
-/// Starts a command on a present logical unit: first whether it has to wait, then unit attention, then the validity of
-/// its CDB, then the unit's own [`execute`](LogicalUnit::execute).
+/// Starts a command on a present logical unit: first whether it has to wait, then unit attentions and reservations, then
+/// the validity of its CDB, then the access state of the target port, then the unit's own
+/// [`execute`](LogicalUnit::execute).
 #[inline]
 pub fn begin(lu: &dyn LogicalUnit, seen: &Seen, command: Command<'_>) -> Outcome {
     let profile = lu.profile();
+    let row = decode(profile, command.cdb);
     if !lu.state().is_quiet(seen)
-        && let Some(instead) = look(lu, profile, seen, &command)
+        && let Some(instead) = look(lu, profile, seen, row.as_ref().ok().copied(), &command)
     {
         return instead;
     }
-    match decode(profile, command.cdb) {
+    match row {
         Ok(row) => lu.execute(row, command),
         Err(sense) => Outcome::check(sense),
     }
@@ -26,23 +28,27 @@ fn look(
     lu: &dyn LogicalUnit,
     profile: Profile,
     seen: &Seen,
+    row: Option<&'static Row>,
     command: &Command<'_>,
 ) -> Option<Outcome> {
-    let passes = profile
+    let passes_attention = profile
         .rows_of(command.fields().opcode())
         .any(|row| row.passes_unit_attention);
-    if passes {
-        return None;
-    }
-    let extent = match decode(profile, command.cdb) {
-        Ok(row) if !command.admitted => Some(lu.extent(row, command.fields())),
-        // It will be refused, or has waited.
-        _ => None,
+    // A command without a row will be refused, and one that was admitted has waited.
+    let extent = row
+        .filter(|_| !passes_attention && !command.admitted)
+        .map(|row| lu.extent(row, command.fields()));
+    let asked = Asked {
+        extent: extent.as_ref(),
+        row: row.map(|row| (row, command.fields())),
+        passes_attention,
     };
-    match lu.state().look(command.nexus, seen, extent.as_ref()) {
+    match lu.state().look(command.nexus, seen, asked) {
         Look::Clear => None,
-        Look::Attention(attention) => Some(Outcome::check(attention.sense())),
         Look::Wait => Some(Outcome::Wait(extent.flatten())),
+        Look::Attention(attention) => Some(Outcome::check(attention.sense())),
+        Look::Conflict => Some(Outcome::Done(Completion::CONFLICT)),
+        Look::Refused(sense) => Some(Outcome::check(sense)),
     }
 }
 

@@ -16,11 +16,14 @@
 //! data. The one exception, buffers too small for the data that the CDB implies, is a matter of the transport and
 //! therefore an outcome of its own, [`Outcome::Overrun`].
 
+mod access;
 mod attention;
 mod command;
 mod flow;
 mod line;
 mod lun_map;
+mod path;
+pub mod reservation;
 pub mod spc;
 mod state;
 
@@ -30,17 +33,21 @@ use std::sync::Arc;
 use lunar_block::{Error as BlockError, Image, Op};
 use lunar_scsi::{Cdb, Profile, Row};
 
+pub use access::Alua;
 pub use attention::UnitAttention;
-pub use command::{Command, Completion, Ended, Outcome, Reached, Task, Visitor, encode_sense};
+pub use command::{
+    Aborter, Command, Completion, Ended, Outcome, Reached, Task, Visitor, encode_sense,
+};
 pub use flow::{begin, begin_absent, begin_report_luns};
 pub use line::{Extent, Place, Rank, Ticket, overlap};
 pub use lun_map::LunMap;
-pub use state::{Look, LuState, NexusId, Seen, Who};
+pub use path::{Path, TargetPort};
+pub use state::{Asked, Look, LuState, NexusId, PortTaken, Seen, Who};
 
 /// A logical unit, shared by all reactors and nexuses.
 pub trait LogicalUnit: Any + Send + Sync {
-    /// The part every logical unit has: unit attentions per nexus, and later reservations and task management.
-    fn state(&self) -> &LuState;
+    /// The part every logical unit has: unit attentions per nexus, reservations, access states.
+    fn state(&self) -> &Arc<LuState>;
 
     /// Which rows of the command table apply.
     fn profile(&self) -> Profile;

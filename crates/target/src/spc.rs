@@ -10,7 +10,9 @@ mod identifying;
 mod inquiry;
 mod log;
 mod mode;
+mod ports;
 mod report_luns;
+mod reservation;
 mod task_management;
 
 use std::sync::Mutex;
@@ -31,10 +33,11 @@ pub trait Primary: LogicalUnit {
     /// Appends the standard INQUIRY data.
     fn inquiry(&self, data: &mut Vec<u8>);
 
-    /// The VPD pages the unit has besides 00h, ascending.
+    /// The VPD pages the unit has besides 00h and 88h, ascending.
     fn vpd_pages(&self) -> &'static [u8];
 
-    /// Appends a VPD page (with its header) that [`vpd_pages`](Primary::vpd_pages) lists.
+    /// Appends a VPD page (with its header) that [`vpd_pages`](Primary::vpd_pages) lists. The designators of target
+    /// ports in page 83h are added to it.
     fn vpd(&self, page: u8, data: &mut Vec<u8>);
 
     /// Whether the unit can do what it is for: what TEST UNIT READY answers.
@@ -164,6 +167,14 @@ pub fn execute(lu: &dyn Primary, row: &Row, command: Command<'_>) -> Outcome {
         Operation::SetIdentifyingInformation => {
             identifying::set(lu, &command).unwrap_or_else(Outcome::check)
         }
+        Operation::PersistentReserveIn => reservation::persistent_in(lu, command),
+        Operation::PersistentReserveOut => {
+            reservation::persistent_out(lu, &command).unwrap_or_else(Outcome::check)
+        }
+        Operation::Reserve => reservation::outcome(lu.state().reserve(command.nexus), 0),
+        Operation::Release => reservation::outcome(lu.state().release(command.nexus), 0),
+        Operation::ReportTargetPortGroups => ports::report(lu, command),
+        Operation::SetTargetPortGroups => ports::set(lu, &command).unwrap_or_else(Outcome::check),
         // The profile of a unit names only commands that it runs.
         _ => Outcome::check(Sense::illegal_request(
             AdditionalSense::INVALID_OPERATION_CODE,

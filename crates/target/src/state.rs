@@ -6,12 +6,17 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use lunar_scsi::mode::{ModePages, TaskRules};
+use lunar_scsi::reservation::Effect;
+use lunar_scsi::{Cdb, Row, Sense};
 
+use crate::access::Groups;
 use crate::attention::{AttentionQueue, UnitAttention};
 use crate::line::{Extent, Line};
+use crate::path::Path;
+use crate::reservation::{Keeper, Registrant, Reservations};
 
 /// An I_T nexus: one initiator port (a controller, that is, one VM port) as this target sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,41 +48,79 @@ impl Who {
 #[derive(Debug, Default)]
 pub struct Seen(Cell<u64>);
 
+/// A command as far as the state of its logical unit can be in its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// What it may touch, if it has to wait for those who want to be alone.
+    pub extent: Option<&'a Extent>,
+    /// Its row and its CDB, if it has a row.
+    pub row: Option<(&'a Row, Cdb<'a>)>,
+    /// It is executed while a unit attention is pending.
+    pub passes_attention: bool,
+}
+
 /// What a reactor finds when it looks at a logical unit whose epoch has moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// Nothing concerns the command.
+    /// Nothing is in the way of the command.
     Clear,
-    /// A unit attention, which has to be reported in place of the command.
-    Attention(UnitAttention),
     /// Somebody wants to be alone: the command has to wait in line.
     Wait,
+    /// A unit attention, which has to be reported in place of the command.
+    Attention(UnitAttention),
+    /// RESERVATION CONFLICT.
+    Conflict,
+    /// The unit cannot be reached through this target port now.
+    Refused(Sense),
 }
 
-/// The part that every logical unit has: unit attentions and removal prevention per nexus, the changeable bits of
-/// the control mode page, the line of those who want to be alone.
+/// The part that every logical unit has: unit attentions and removal prevention per nexus, reservations, the access
+/// states of its target port groups, the line of those who want to be alone, the changeable bits of the control mode
+/// page.
 #[derive(Debug)]
 pub struct LuState {
     epoch: AtomicU64,
     shared: Mutex<Shared>,
+    /// Where reservations are saved.
+    pub(crate) keeper: OnceLock<Keeper>,
     descriptor_sense: AtomicBool,
     software_write_protect: AtomicBool,
     task_rules: AtomicU8,
 }
 
-/// What is changed and read under the lock.
+/// What is read and changed under the lock.
 #[derive(Debug, Default)]
-struct Shared {
-    nexuses: Vec<Nexus>,
+pub(crate) struct Shared {
+    pub(crate) nexuses: Vec<Nexus>,
+    pub(crate) reservations: Reservations,
+    /// The holder of an SPC-2 reservation.
+    pub(crate) legacy: Option<NexusId>,
+    pub(crate) groups: Groups,
     line: Line,
 }
 
 #[derive(Debug)]
-struct Nexus {
-    id: NexusId,
-    attentions: AttentionQueue,
+pub(crate) struct Nexus {
+    pub(crate) id: NexusId,
+    pub(crate) path: Path,
+    pub(crate) attentions: AttentionQueue,
     prevents_removal: bool,
 }
+
+impl Nexus {
+    /// The names by which reservations know it.
+    pub(crate) fn registrant(&self) -> Registrant {
+        Registrant {
+            initiator: self.path.initiator,
+            target_port: self.path.port.relative,
+        }
+    }
+}
+
+/// Another nexus reaches the logical unit through a target port with this relative identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the logical unit has another target port {0}; every port needs its own port_index")]
+pub struct PortTaken(pub u16);
 
 impl Default for LuState {
     fn default() -> LuState {
@@ -85,6 +128,7 @@ impl Default for LuState {
             // Ahead of every fresh `Seen`, so that the first command looks.
             epoch: AtomicU64::new(1),
             shared: Mutex::default(),
+            keeper: OnceLock::new(),
             descriptor_sense: AtomicBool::new(false),
             software_write_protect: AtomicBool::new(false),
             task_rules: AtomicU8::new(TaskRules::default().bits()),
@@ -93,25 +137,40 @@ impl Default for LuState {
 }
 
 impl LuState {
-    /// A nexus can reach this unit from now on; 29/00 is the first thing it hears (SC-035). Nothing happens when it
-    /// could already.
-    pub fn add_nexus(&self, nexus: NexusId) {
-        self.change(|nexuses| {
-            if nexuses.iter().all(|n| n.id != nexus) {
-                let mut attentions = AttentionQueue::default();
-                attentions.raise(UnitAttention::PowerOn);
-                nexuses.push(Nexus {
-                    id: nexus,
-                    attentions,
-                    prevents_removal: false,
-                });
+    /// A nexus can reach this unit from now on, by this way; 29/00 is the first thing it hears (SC-035). Nothing happens
+    /// when it could already.
+    ///
+    /// # Errors
+    /// Another nexus has taken the target port.
+    pub fn add_nexus(&self, nexus: NexusId, path: Path) -> Result<(), PortTaken> {
+        self.change(|shared| {
+            let nexuses = &mut shared.nexuses;
+            if nexuses.iter().any(|n| n.id == nexus) {
+                return Ok(());
             }
-        });
+            let relative = path.port.relative;
+            if nexuses.iter().any(|n| n.path.port.relative == relative) {
+                return Err(PortTaken(relative));
+            }
+            let mut attentions = AttentionQueue::default();
+            attentions.raise(UnitAttention::PowerOn);
+            nexuses.push(Nexus {
+                id: nexus,
+                path,
+                attentions,
+                prevents_removal: false,
+            });
+            Ok(())
+        })
     }
 
-    /// A nexus can no longer reach this unit: everything kept for it is forgotten.
+    /// A nexus can no longer reach this unit: everything kept for it is forgotten, but for
+    /// its registration.
     pub fn remove_nexus(&self, nexus: NexusId) {
-        self.change(|nexuses| nexuses.retain(|n| n.id != nexus));
+        self.change(|shared| {
+            shared.nexuses.retain(|n| n.id != nexus);
+            shared.legacy.take_if(|holder| *holder == nexus);
+        });
     }
 
     /// Whether anybody can reach this unit.
@@ -121,32 +180,34 @@ impl LuState {
 
     /// Queues a unit attention.
     pub fn raise(&self, who: Who, attention: UnitAttention) {
-        self.change(|nexuses| {
-            for nexus in nexuses.iter_mut().filter(|n| who.includes(n.id)) {
+        self.change(|shared| {
+            for nexus in shared.nexuses.iter_mut().filter(|n| who.includes(n.id)) {
                 nexus.attentions.raise(attention);
             }
         });
     }
 
-    /// LOGICAL UNIT RESET: 29/03 for every nexus, the control mode page back to its defaults, removal allowed
-    /// (VS-054). The transport has ended the tasks before; it calls [`crate::LogicalUnit::reset`], which calls this.
+    /// LOGICAL UNIT RESET: 29/03 for every nexus, the control mode page back to its defaults, removal allowed,
+    /// an SPC-2 reservation ended (VS-054). The transport has ended the tasks before; it calls [`crate::LogicalUnit::reset`], which calls this.
     pub fn reset(&self) {
         self.descriptor_sense.store(false, Ordering::Relaxed);
         self.software_write_protect.store(false, Ordering::Relaxed);
         self.set_task_rules(TaskRules::default());
-        self.change(|nexuses| {
-            for nexus in nexuses.iter_mut() {
+        self.change(|shared| {
+            shared.legacy = None;
+            for nexus in &mut shared.nexuses {
                 nexus.prevents_removal = false;
                 nexus.attentions.raise(UnitAttention::LogicalUnitReset);
             }
         });
     }
 
-    /// The nexus was lost, or its device was reset: 29/07 for it, its removal prevention ends, other nexuses notice
+    /// The nexus was lost, or its device was reset: 29/07 for it, its removal prevention and SPC-2 reservation end, other nexuses notice
     /// nothing (VS-057).
     pub fn nexus_loss(&self, nexus: NexusId) {
-        self.change(|nexuses| {
-            if let Some(nexus) = nexuses.iter_mut().find(|n| n.id == nexus) {
+        self.change(|shared| {
+            shared.legacy.take_if(|holder| *holder == nexus);
+            if let Some(nexus) = shared.nexuses.iter_mut().find(|n| n.id == nexus) {
                 nexus.prevents_removal = false;
                 nexus.attentions.raise(UnitAttention::NexusLoss);
             }
@@ -159,27 +220,43 @@ impl LuState {
         self.epoch.load(Ordering::Acquire) == seen.0.get()
     }
 
-    /// Looks whether anything concerns a command of this nexus that may touch `extent`; without one, the line does not
-    /// concern it. A unit attention is taken. `seen` remembers that there is nothing for the nexus at all.
-    pub fn look(&self, nexus: NexusId, seen: &Seen, extent: Option<&Extent>) -> Look {
+    /// Looks whether anything is in the way of a command, in the order of SC-033. A unit attention is taken. `seen`
+    /// remembers that there is nothing at all for the nexus.
+    pub fn look(&self, nexus: NexusId, seen: &Seen, asked: Asked<'_>) -> Look {
         let mut shared = self.lock();
-        if extent.is_some_and(|extent| shared.line.blocks(extent)) {
+        let blocks = |extent: &Extent| shared.line.blocks(extent);
+        if asked.extent.is_some_and(blocks) {
             return Look::Wait;
         }
-        if let Some(attention) = take(&mut shared.nexuses, nexus) {
-            return Look::Attention(attention);
+        let may_hear = !asked.passes_attention;
+        if may_hear && let Some(reset) = shared.attention(nexus, UnitAttention::is_reset) {
+            return Look::Attention(reset);
         }
-        // While there is a line, every command has to ask anew.
-        if shared.line.is_empty() {
+        if let Some((row, cdb)) = asked.row {
+            let effect = row.reservation.effect(cdb);
+            if shared.excludes(nexus, effect, row.minds_no_reservation(cdb)) {
+                return Look::Conflict;
+            }
+        }
+        if may_hear && let Some(change) = shared.attention(nexus, |_| true) {
+            return Look::Attention(change);
+        }
+        let access = shared.access_state(nexus);
+        if access.refusal().is_none() && shared.has_nothing_for(nexus) {
             // Under the lock nobody moves the epoch: what was read above is what it stands for.
             seen.0.set(self.epoch.load(Ordering::Relaxed));
         }
-        Look::Clear
+        match (asked.row, access.refusal()) {
+            (Some((row, _)), Some(refusal)) if !row.access.is_executed_in(access) => {
+                Look::Refused(refusal)
+            }
+            _ => Look::Clear,
+        }
     }
 
     /// Takes the unit attention that a nexus has to hear next (REQUEST SENSE returns it as data: SC-032).
     pub fn take_attention(&self, nexus: NexusId) -> Option<UnitAttention> {
-        take(&mut self.lock().nexuses, nexus)
+        self.lock().attention(nexus, |_| true)
     }
 
     /// Drops one kind of unit attention of a nexus (REPORT LUNS answers 3F/0E: SC-034).
@@ -245,44 +322,64 @@ impl LuState {
     }
 
     /// Changes the state and then moves the epoch, so that whoever reads the new epoch finds the change.
-    fn change(&self, change: impl FnOnce(&mut Vec<Nexus>)) {
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Shared) -> T) -> T {
         let mut shared = self.lock();
-        change(&mut shared.nexuses);
+        let result = change(&mut shared);
         self.epoch.fetch_add(1, Ordering::Release);
+        result
     }
 
     /// Changes the line. Whoever joins it is seen by every command that starts from now on.
     pub(crate) fn change_line<T>(&self, change: impl FnOnce(&mut Line) -> T) -> T {
-        let mut shared = self.lock();
-        let result = change(&mut shared.line);
-        self.epoch.fetch_add(1, Ordering::Release);
-        result
+        self.change(|shared| change(&mut shared.line))
     }
 
     pub(crate) fn with_line<T>(&self, read: impl FnOnce(&Line) -> T) -> T {
         read(&self.lock().line)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        // The closures above leave everything whole at every step: a panic elsewhere in the process is no reason to
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
+        // The closures above leave the state whole at every step: a panic elsewhere in the process is no reason to
         // lose the unit.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn take(nexuses: &mut [Nexus], nexus: NexusId) -> Option<UnitAttention> {
-    nexuses
-        .iter_mut()
-        .find(|n| n.id == nexus)
-        .and_then(|n| n.attentions.take())
+impl Shared {
+    fn attention(
+        &mut self,
+        nexus: NexusId,
+        which: impl FnOnce(UnitAttention) -> bool,
+    ) -> Option<UnitAttention> {
+        let mut nexuses = self.nexuses.iter_mut();
+        nexuses.find(|n| n.id == nexus)?.attentions.take_if(which)
+    }
+
+    /// Whether nothing is in the way of any command that has access to the medium.
+    fn has_nothing_for(&self, nexus: NexusId) -> bool {
+        let pending = self
+            .nexuses
+            .iter()
+            .any(|n| n.id == nexus && !n.attentions.is_empty());
+        // While there is a line, every command has to ask anew.
+        !pending && self.line.is_empty() && !self.excludes(nexus, Effect::Write, false)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use lunar_scsi::reservation::TransportId;
+
     use super::*;
 
     const A: NexusId = NexusId(1);
     const B: NexusId = NexusId(2);
+
+    fn add(state: &LuState, nexus: NexusId) {
+        let number = u16::try_from(nexus.0).unwrap();
+        let path = Path::new(TransportId(nexus.0.into()), number);
+        state.add_nexus(nexus, path).unwrap();
+    }
 
     /// Everything pending for a nexus, in order.
     fn drain(state: &LuState, nexus: NexusId) -> Vec<UnitAttention> {
@@ -290,23 +387,28 @@ mod tests {
     }
 
     fn look(state: &LuState, seen: &Seen) -> Look {
-        state.look(A, seen, Some(&None))
+        let asked = Asked {
+            extent: Some(&None),
+            row: None,
+            passes_attention: false,
+        };
+        state.look(A, seen, asked)
     }
 
     #[test]
     fn a_new_nexus_hears_power_on_once() {
         let state = LuState::default();
-        state.add_nexus(A);
-        state.add_nexus(A);
+        add(&state, A);
+        add(&state, A);
         assert_eq!(drain(&state, A), [UnitAttention::PowerOn]);
-        state.add_nexus(A);
+        add(&state, A);
         assert_eq!(drain(&state, A), []);
     }
 
     #[test]
     fn the_unit_is_quiet_only_after_the_queue_was_seen_empty() {
         let state = LuState::default();
-        state.add_nexus(A);
+        add(&state, A);
         let seen = Seen::default();
         assert!(!state.is_quiet(&seen));
         assert_eq!(look(&state, &seen), Look::Attention(UnitAttention::PowerOn));
@@ -323,7 +425,9 @@ mod tests {
     fn an_attention_reaches_those_it_concerns() {
         let state = LuState::default();
         for nexus in [A, B] {
-            state.add_nexus(nexus);
+            add(&state, nexus);
+        }
+        for nexus in [A, B] {
             drain(&state, nexus);
         }
         state.raise(Who::AllBut(A), UnitAttention::ModeParametersChanged);
@@ -349,7 +453,9 @@ mod tests {
     fn reset_tells_everyone_and_restores_the_defaults() {
         let state = LuState::default();
         for nexus in [A, B] {
-            state.add_nexus(nexus);
+            add(&state, nexus);
+        }
+        for nexus in [A, B] {
             drain(&state, nexus);
         }
         state.set_descriptor_sense(true);
@@ -368,7 +474,9 @@ mod tests {
     fn nexus_loss_concerns_that_nexus_alone() {
         let state = LuState::default();
         for nexus in [A, B] {
-            state.add_nexus(nexus);
+            add(&state, nexus);
+        }
+        for nexus in [A, B] {
             drain(&state, nexus);
             assert!(state.prevent_removal(nexus, true));
         }

@@ -4,9 +4,12 @@
 //! published, a worker that had nothing to do, a thread that died) runs what was waiting for it. Nobody counts, and
 //! nobody can forget to answer.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
 
 type Action = Box<dyn FnOnce() + Send>;
 
@@ -28,6 +31,16 @@ impl Barrier {
         // The sender lives as long as the action: dropping it is the signal.
         (Barrier::new(move || drop(over)), Wait(wait))
     }
+
+    /// A barrier that a task waits for.
+    pub fn future() -> (Barrier, impl Future<Output = ()> + 'static) {
+        let (over, wait) = oneshot::channel::<Infallible>();
+        let wait = async move {
+            // There is nothing to receive: the only news is that the sender has gone.
+            let _: Result<_, _> = wait.await;
+        };
+        (Barrier::new(move || drop(over)), wait)
+    }
 }
 
 impl Drop for OnDrop {
@@ -47,7 +60,7 @@ impl fmt::Debug for Barrier {
 
 /// The waiting end of [`Barrier::channel`].
 #[derive(Debug)]
-pub(crate) struct Wait(Receiver<std::convert::Infallible>);
+pub(crate) struct Wait(Receiver<Infallible>);
 
 impl Wait {
     /// Returns when the last clone of the barrier has gone.

@@ -21,6 +21,8 @@ const MAX_LUN: u32 = 16383;
 pub struct ControllerConfig {
     /// Its name, for logs.
     pub id: String,
+    /// The name of its initiator port, by which reservations know the guest; the same at every start. `None` takes `id`.
+    pub initiator: Option<String>,
     /// Request queues (the control and event queues come on top).
     pub request_queues: u16,
     /// Largest transfer in units of 512 bytes, a hint to the driver.
@@ -40,6 +42,7 @@ impl Default for ControllerConfig {
     fn default() -> Self {
         ControllerConfig {
             id: "scsi0".into(),
+            initiator: None,
             request_queues: 1,
             max_sectors: 0xFFFF,
             cmd_per_lun: 128,

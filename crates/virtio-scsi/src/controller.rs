@@ -5,7 +5,8 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lunar_scsi::Lun;
-use lunar_target::{LogicalUnit, LunMap, NexusId, UnitAttention, Who};
+use lunar_scsi::reservation::TransportId;
+use lunar_target::{LogicalUnit, LunMap, NexusId, Path, TargetPort, UnitAttention, Who};
 use lunar_virtqueue::GuestMemory;
 
 use crate::barrier::Barrier;
@@ -282,9 +283,27 @@ impl Controller {
         }
     }
 
-    /// Puts a logical unit at an address. A guest that is running gets a RESCAN event, and 3F/0E from the units
-    /// behind the same target (VS-064, VS-065).
+    /// The target port through which units are reached if they are not attached through another: its number is the
+    /// nexus'.
+    fn port(&self) -> TargetPort {
+        let relative = u16::try_from(self.nexus.0).unwrap_or(u16::MAX);
+        Path::new(TransportId::default(), relative).port
+    }
+
+    /// Puts a logical unit at an address, behind a target port of this controller's own.
     pub fn attach(&self, target: u8, lun: u16, unit: Arc<dyn LogicalUnit>) -> Result<(), Error> {
+        self.attach_through(self.port(), target, lun, unit)
+    }
+
+    /// Puts a logical unit at an address, behind the given target port. A guest that is running gets a RESCAN event, and 3F/0E from the units
+    /// behind the same target (VS-064, VS-065).
+    pub fn attach_through(
+        &self,
+        port: TargetPort,
+        target: u8,
+        lun: u16,
+        unit: Arc<dyn LogicalUnit>,
+    ) -> Result<(), Error> {
         let number = Lun::new(lun).ok_or(Error::Lun(lun))?;
         let mut state = self.lock();
         if state.units.get(target, lun).is_some() {
@@ -294,7 +313,17 @@ impl Controller {
         {
             return Err(Error::Attached { target, lun });
         }
-        unit.state().add_nexus(self.nexus);
+        let name = self.config.initiator.as_deref();
+        let path = Path {
+            initiator: TransportId::of_name(name.unwrap_or(&self.config.id)),
+            port,
+        };
+        let added = unit.state().add_nexus(self.nexus, path);
+        added.map_err(|source| Error::Port {
+            target,
+            lun,
+            source,
+        })?;
         if let Err(error) = self.attach_on_workers(target, lun, &unit) {
             let _: Result<(), Error> = self.detach_from_workers(target, lun);
             unit.state().remove_nexus(self.nexus);

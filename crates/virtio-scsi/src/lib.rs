@@ -44,7 +44,7 @@ mod tests;
 pub use config::ControllerConfig;
 pub use controller::Controller;
 pub use features::Features;
-pub use lunar_target::{LogicalUnit, NexusId};
+pub use lunar_target::{LogicalUnit, NexusId, TargetPort};
 pub use lunar_virtqueue::GuestMemory;
 pub use ring::RingSetup;
 pub use workers::{Workers, WorkersConfig};
@@ -125,6 +125,16 @@ pub enum Error {
         target: u8,
         /// LUN.
         lun: u16,
+    },
+    /// The logical unit is reached through another port of the same number.
+    #[error("target {target} LUN {lun}")]
+    Port {
+        /// Target.
+        target: u8,
+        /// LUN.
+        lun: u16,
+        /// The port.
+        source: lunar_target::PortTaken,
     },
     /// The address has no logical unit.
     #[error("nothing is at target {target} LUN {lun}")]

@@ -1,6 +1,7 @@
 //! Request queues: SCSI commands from the ring to the logical unit and back.
 
 use std::cell::Cell;
+use std::future::ready;
 use std::rc::Rc;
 
 use lunar_block::{Op, Progress};
@@ -17,7 +18,7 @@ use crate::config::Sizes;
 use crate::line::{Fence, Parked, Pending, Seat};
 use crate::ring::Ring;
 use crate::slot::{Parts, TooShort};
-use crate::tmf::{Fate, Function, Tasks};
+use crate::tmf::{self, Fate, Function, Tasks};
 use crate::wire::{
     Address, Attribute, CDB, REQUEST_MAX, RESPONSE_FIXED, RequestHeader, Response, ResponseHeader,
     SENSE_MAX,
@@ -70,6 +71,8 @@ pub(crate) struct Slot {
     stage: Stage,
     /// In the unit's line, if it waits, or has to be alone.
     place: Option<Place>,
+    /// It may end other nexuses' commands, and wait for that.
+    pub aborts: bool,
     /// How it ends instead of its own way: a task management function has ended it.
     pub ended: Option<End>,
     /// Whoever waits for its end.
@@ -220,6 +223,7 @@ impl Slot {
             stage: Stage::Free,
             place: None,
             ended: None,
+            aborts: false,
             waiting: Vec::new(),
         }
     }
@@ -301,6 +305,7 @@ impl Slot {
         let target = address.target();
         bench.reply.clear();
         let unit = self.unit.as_deref();
+        let aborts = Cell::new(false);
         let command = Command {
             nexus: port.nexus,
             cdb,
@@ -311,6 +316,13 @@ impl Slot {
             reactor: &bench.reactor,
             admitted,
             ended: &bench.ended,
+            aborter: &|| {
+                aborts.set(true);
+                match unit {
+                    Some(unit) => tmf::aborter(&bench.peers, port.nexus, &unit.unit),
+                    None => Box::new(|_| Box::pin(ready(()))),
+                }
+            },
             luns: &|list| {
                 if let Some(target) = target {
                     list.extend(port.units.luns(target).map(|(lun, _)| lun));
@@ -333,6 +345,7 @@ impl Slot {
             (None, Address::Unit { .. }) => begin_absent(command),
             (None, Address::ReportLuns { .. }) => begin_report_luns(command),
         };
+        self.aborts = aborts.get();
         match outcome {
             Outcome::Io(op) => self.start_io(op, token),
             Outcome::Done(completion) => Some(self.reply(completion, &bench.reply)),
@@ -562,6 +575,7 @@ impl Slot {
             // Whoever is behind it goes on.
             self.place = None;
         }
+        self.aborts = false;
         self.unit = None;
     }
 

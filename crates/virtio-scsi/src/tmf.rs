@@ -9,10 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lunar_scsi::Status;
-use lunar_target::{Completion, LogicalUnit, NexusId, UnitAttention, Who};
+use lunar_target::{Aborter, Completion, LogicalUnit, NexusId, UnitAttention, Who};
 
+use crate::barrier::Barrier;
 use crate::request::{End, Slot};
 use crate::wire::Response;
+use crate::worker::Message;
+use crate::workers::Peers;
 
 /// The commands that a task management function concerns.
 #[derive(Clone)]
@@ -25,6 +28,11 @@ pub(crate) enum Tasks {
     OfTarget { target: u8 },
     /// Everybody's commands to a logical unit.
     Everybody { unit: Arc<dyn LogicalUnit> },
+    /// The commands of some nexuses to a logical unit, for a command of another: PREEMPT AND ABORT.
+    Preempted {
+        unit: Arc<dyn LogicalUnit>,
+        nexuses: Arc<[NexusId]>,
+    },
 }
 
 /// What happens to them.
@@ -51,7 +59,11 @@ pub(crate) struct Function {
 impl Function {
     /// Whether commands of a nexus can be concerned.
     pub fn concerns_nexus(&self, nexus: NexusId) -> bool {
-        nexus == self.nexus || matches!(self.tasks, Tasks::Everybody { .. })
+        match &self.tasks {
+            Tasks::Everybody { .. } => true,
+            Tasks::Preempted { nexuses, .. } => nexuses.contains(&nexus),
+            _ => nexus == self.nexus,
+        }
     }
 
     /// Whether it concerns a command of `nexus`.
@@ -67,6 +79,12 @@ impl Function {
             Tasks::OfUnit { target, lun } => own && (unit.target, unit.lun) == (*target, *lun),
             Tasks::OfTarget { target } => own && unit.target == *target,
             Tasks::Everybody { unit: whose } => unit.is(whose),
+            // Those that wait for a function of this kind themselves do nothing else any more, and two of them must not
+            // wait for each other.
+            Tasks::Preempted {
+                unit: whose,
+                nexuses,
+            } => nexuses.contains(&nexus) && !slot.aborts && unit.is(whose),
         }
     }
 
@@ -109,4 +127,28 @@ impl Function {
         }
         End::Transport(response)
     }
+}
+
+/// Ends other nexuses' commands to a unit for a command of `nexus`, on all workers.
+pub(crate) fn aborter(peers: &Peers, nexus: NexusId, unit: &Arc<dyn LogicalUnit>) -> Aborter {
+    let (peers, unit) = (peers.clone(), unit.clone());
+    Box::new(move |nexuses| {
+        let function = Function {
+            nexus,
+            tasks: Tasks::Preempted {
+                unit,
+                nexuses: nexuses.into(),
+            },
+            fate: Fate::End(Response::Aborted),
+        };
+        let (done, over) = Barrier::future();
+        for peer in peers.get().into_iter().flatten() {
+            // A worker that has gone has no commands.
+            peer.send(Message::Manage {
+                function: function.clone(),
+                done: done.clone(),
+            });
+        }
+        Box::pin(over)
+    })
 }

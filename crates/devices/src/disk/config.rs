@@ -27,10 +27,6 @@ pub struct DiskConfig {
     pub serial: Option<String>,
     /// The NAA identifier (VPD 83); default: a locally assigned one, derived from `serial` or else `identity`.
     pub wwn: Option<u64>,
-    /// The NAA identifier of the target port (VPD 83); default: none.
-    pub port_wwn: Option<u64>,
-    /// The relative target port identifier (VPD 83); default: none.
-    pub port_index: Option<u16>,
     /// T10 vendor identification, up to 8 printable ASCII characters; default `LUNAR`.
     pub vendor: Option<String>,
     /// Product identification, up to 16 printable ASCII characters; default `LUNAR HARDDISK`.
@@ -71,8 +67,6 @@ impl Default for DiskConfig {
             discard_granularity: None,
             serial: None,
             wwn: None,
-            port_wwn: None,
-            port_index: None,
             vendor: None,
             product: None,
             ver: None,

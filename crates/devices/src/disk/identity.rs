@@ -1,5 +1,7 @@
 //! Who the disk says it is.
 
+use lunar_scsi::naa;
+
 use super::config::DiskConfig;
 use crate::ConfigError;
 
@@ -13,8 +15,6 @@ pub(super) struct Identity {
     pub(super) device_id: Option<String>,
     /// The NAA designator of the logical unit.
     pub(super) naa: u64,
-    pub(super) port_naa: Option<u64>,
-    pub(super) port_index: Option<u16>,
 }
 
 const REVISION: &str = concat!(
@@ -33,7 +33,7 @@ impl Identity {
             Some(value) => check_text(property, value, most).map(|()| value.clone()),
         };
         let source = config.serial.as_deref().unwrap_or(&config.identity);
-        let derived = locally_assigned_naa(source);
+        let derived = naa::locally_assigned(source);
         let serial = text("serial", &config.serial, 36, &format!("{derived:016x}"))?;
         let device_id = match (&config.device_id, &config.serial) {
             (Some(id), _) => {
@@ -51,8 +51,6 @@ impl Identity {
             serial,
             device_id,
             naa: config.wwn.filter(|&wwn| wwn != 0).unwrap_or(derived),
-            port_naa: config.port_wwn.filter(|&wwn| wwn != 0),
-            port_index: config.port_index.filter(|&index| index != 0),
         })
     }
 }
@@ -69,22 +67,6 @@ fn check_text(property: &'static str, value: &str, most: usize) -> Result<(), Co
     };
     let remedy = format!("use 1 to {most} printable ASCII characters");
     Err(ConfigError::new(property, value, &problem, &remedy))
-}
-
-/// A locally assigned NAA identifier (NAA 3h, SPC-4 7.8.6.6.4): 60 bits of a hash of what identifies the disk.
-///
-/// The result is part of what guests remember (`/dev/disk/by-id`, multipath, Windows' disk signatures): it never
-/// changes. FNV-1a, finished with splitmix64 so that similar names differ in all bits.
-fn locally_assigned_naa(source: &str) -> u64 {
-    let mut hash = source
-        .bytes()
-        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
-        });
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    hash ^= hash >> 31;
-    (3 << 60) | (hash >> 4)
 }
 
 #[cfg(test)]

@@ -92,17 +92,10 @@ impl Unit {
     fn device_identification(&self, data: &mut Vec<u8>) {
         let identity = &self.identity;
         let naa = identity.naa.to_be_bytes();
-        let port_naa = identity.port_naa.map(u64::to_be_bytes);
         let device_id = identity.device_id.as_deref().map(str::as_bytes);
         let designators: Vec<_> = [
             device_id.map(|id| Designator::unit(Identifier::VendorSpecific(id))),
             Some(Designator::unit(Identifier::Naa(&naa))),
-            port_naa
-                .as_ref()
-                .map(|naa| Designator::port(Identifier::Naa(naa))),
-            identity
-                .port_index
-                .map(|index| Designator::port(Identifier::RelativeTargetPort(index))),
         ]
         .into_iter()
         .flatten()

@@ -19,12 +19,13 @@ use lunar_block::{
 };
 use lunar_devices::{Disk, DiskConfig};
 use lunar_reactor::{App, Config, Handle, Token, spawn};
+use lunar_scsi::reservation::TransportId;
 use lunar_scsi::table::Direction;
 use lunar_scsi::{AdditionalSense, Sense, SenseKey, Status};
 use lunar_sgl::Sgl;
 use lunar_target::spc::Primary;
 use lunar_target::{
-    Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Reached, Seen, begin,
+    Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Path, Reached, Seen, begin,
 };
 
 pub const A: NexusId = NexusId(1);
@@ -230,7 +231,11 @@ impl Bench {
     /// Lets A and B in and takes their first unit attention away.
     pub async fn settled(self) -> Bench {
         for nexus in [A, B] {
-            self.disk.state().add_nexus(nexus);
+            let number = nexus.0 as u16;
+            let path = Path::new(TransportId(number.into()), number);
+            self.disk.state().add_nexus(nexus, path).unwrap();
+        }
+        for nexus in [A, B] {
             let sense = self.from(nexus, &[0; 6], &[], 0).await.sense();
             assert_eq!(sense.key, SenseKey::UnitAttention);
         }
@@ -290,6 +295,7 @@ impl Bench {
             reactor: &self.reactor,
             admitted: false,
             ended: &Ended::default(),
+            aborter: &|| Box::new(|_| Box::pin(std::future::ready(()))),
             luns: &|luns| luns.extend([0, 5, 300]),
             units: &|visit| {
                 for (unit, io) in &self.reaches {

@@ -7,6 +7,8 @@ use crate::property::{Kind, Property};
 pub struct ControllerOptions {
     /// `id=`.
     pub id: Option<String>,
+    /// `initiator=`.
+    pub initiator: Option<String>,
     /// `socket=`.
     pub socket: Option<String>,
     /// `num_queues=`; `None` takes the command line's default.
@@ -29,6 +31,7 @@ impl Default for ControllerOptions {
     fn default() -> ControllerOptions {
         ControllerOptions {
             id: None,
+            initiator: None,
             socket: None,
             num_queues: None,
             max_sectors: 0xffff,
@@ -51,6 +54,12 @@ pub static CONTROLLER: &[Property<ControllerOptions>] = &[
         kind: Kind::Text(|c, v| c.id = Some(v)),
         default: "",
         description: "name; its bus is called ID.0",
+    },
+    Property {
+        name: "initiator",
+        kind: Kind::Text(|c, v| c.initiator = Some(v)),
+        default: "id",
+        description: "stable name of the guest's port; reservations belong to it",
     },
     Property {
         name: "socket",

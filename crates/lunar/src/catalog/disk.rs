@@ -1,6 +1,8 @@
 //! `scsi-hd`.
 
 use lunar_devices::{DiskConfig, OnOffAuto};
+use lunar_scsi::alua::AccessState;
+use lunar_target::Alua;
 
 use crate::property::{Kind, Property};
 
@@ -21,6 +23,18 @@ pub struct DiskOptions {
     pub bootindex: Option<u16>,
     /// `share-rw=`.
     pub share_rw: bool,
+    /// `port_index=`; `None` takes the number of the controller.
+    pub port_index: Option<u16>,
+    /// `port_wwn=`.
+    pub port_wwn: Option<u64>,
+    /// `port_group=`; `None` takes the default group.
+    pub port_group: Option<u16>,
+    /// `access_state=`.
+    pub access_state: AccessState,
+    /// `alua=`.
+    pub alua: Alua,
+    /// `pr_file=`; `None` is beside the image, if that is a file.
+    pub pr_file: Option<String>,
     /// What the logical unit is made from.
     pub config: DiskConfig,
 }
@@ -188,15 +202,57 @@ pub static DISK: &[Property<DiskOptions>] = &[
     },
     Property {
         name: "port_wwn",
-        kind: Kind::U64(0..=u64::MAX, |d, v| d.config.port_wwn = Some(v)),
+        kind: Kind::U64(0..=u64::MAX, |d, v| {
+            d.port_wwn = Some(v).filter(|&v| v != 0)
+        }),
         default: "",
         description: "world-wide name of the target port",
     },
     Property {
         name: "port_index",
-        kind: Kind::U16(0..=u16::MAX, |d, v| d.config.port_index = Some(v)),
-        default: "",
+        kind: Kind::U16(0..=u16::MAX, |d, v| {
+            d.port_index = Some(v).filter(|&v| v != 0);
+        }),
+        default: "the controller's number, from 1",
         description: "relative target port",
+    },
+    Property {
+        name: "port_group",
+        kind: Kind::U16(0..=u16::MAX, |d, v| d.port_group = Some(v)),
+        default: "1",
+        description: "target port group of this path",
+    },
+    Property {
+        name: "access_state",
+        kind: Kind::Word(&[
+            ("optimized", |d| d.access_state = AccessState::Optimized),
+            ("non-optimized", |d| {
+                d.access_state = AccessState::NonOptimized;
+            }),
+            ("standby", |d| d.access_state = AccessState::Standby),
+            ("unavailable", |d| d.access_state = AccessState::Unavailable),
+            ("offline", |d| d.access_state = AccessState::Offline),
+        ]),
+        default: "optimized",
+        description: "asymmetric access state of the port group",
+    },
+    Property {
+        name: "alua",
+        kind: Kind::Word(&[
+            ("auto", |d| d.alua = Alua::Auto),
+            ("off", |d| d.alua = Alua::Off),
+            ("implicit", |d| d.alua = Alua::Implicit),
+            ("explicit", |d| d.alua = Alua::Explicit),
+            ("both", |d| d.alua = Alua::Both),
+        ]),
+        default: "auto, both if there are several paths",
+        description: "who changes access states",
+    },
+    Property {
+        name: "pr_file",
+        kind: Kind::Text(|d, v| d.pr_file = Some(v)),
+        default: "IMAGE.lunar-pr",
+        description: "keeps persistent reservations over restarts",
     },
     Property {
         name: "vendor",

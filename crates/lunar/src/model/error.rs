@@ -53,6 +53,14 @@ pub enum Error {
         address: Address,
         by: String,
     },
+    #[error(
+        "{drive:?} is on bus {bus} already, as {by}; a second path to a disk leads through another controller"
+    )]
+    SamePath {
+        drive: String,
+        bus: String,
+        by: String,
+    },
     #[error("all 256 targets are taken; give scsi-id and lun to put several disks on one target")]
     NoFreeTarget,
     #[error("all LUNs of target {target} are taken; choose another scsi-id")]

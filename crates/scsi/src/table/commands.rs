@@ -5,7 +5,7 @@
 //! are not in the usage data but in [`optional`](Row::optional). The CONTROL byte, always the last, is zero: no unit
 //! supports NACA.
 
-use super::{DeviceTypes, Direction, Features, OptionalBits, ReservationClass, Row};
+use super::{AccessClass, DeviceTypes, Direction, Features, OptionalBits, ReservationClass, Row};
 
 /// Bits that mean something in every position of a byte.
 const F: u8 = 0xff;
@@ -49,6 +49,7 @@ impl Row {
             name,
             direction,
             reservation: ReservationClass::Write,
+            access: AccessClass::Active,
             passes_unit_attention: false,
             nominal_timeout: 0,
             recommended_timeout: 30,
@@ -80,9 +81,14 @@ impl Row {
         }
     }
 
+    const fn access(self, access: AccessClass) -> Self {
+        Self { access, ..self }
+    }
+
     const fn passes_unit_attention(self) -> Self {
         Self {
             passes_unit_attention: true,
+            access: AccessClass::Always,
             ..self
         }
     }
@@ -137,9 +143,11 @@ macro_rules! commands {
     };
 }
 
-use ReservationClass::{Always, PreventAllow, Read, StartStop};
+use AccessClass::{Settled, Standby};
+use ReservationClass::{Always, PreventAllow, Read, Reservation, StartStop};
 
 const ALL_UNITS: DeviceTypes = DeviceTypes::UNITS.union(DeviceTypes::WELL_KNOWN);
+const UNITS: DeviceTypes = DeviceTypes::UNITS;
 const ALL: DeviceTypes = ALL_UNITS.union(DeviceTypes::ABSENT);
 
 /// Usage data of a 32-byte block command: its service action and the flags that every unit has.
@@ -178,27 +186,28 @@ commands! {
             .with_service_action().on(DeviceTypes::UNITS).reservation(Read),
     ],
     /// Mode pages behind a 4-byte header. SPC-4.
-    ModeSense6, In: [("MODE SENSE(6)", [0x1a, 0x08, F, F, F, 0]).reservation(Read)],
+    ModeSense6, In: [("MODE SENSE(6)", [0x1a, 0x08, F, F, F, 0]).reservation(Read).access(Standby)],
     /// Mode pages behind an 8-byte header. SPC-4.
-    ModeSense10, In: [("MODE SENSE(10)", [0x5a, 0x18, F, F, 0, 0, 0, F, F, 0]).reservation(Read)],
+    ModeSense10, In: [("MODE SENSE(10)", [0x5a, 0x18, F, F, 0, 0, 0, F, F, 0]).reservation(Read).access(Standby)],
     /// Change mode pages. SPC-4.
-    ModeSelect6, Out: [("MODE SELECT(6)", [0x15, 0x10, 0, 0, F, 0]).optional(SAVE)],
+    ModeSelect6, Out: [("MODE SELECT(6)", [0x15, 0x10, 0, 0, F, 0]).optional(SAVE).access(Standby)],
     /// Change mode pages. SPC-4.
-    ModeSelect10, Out: [("MODE SELECT(10)", [0x55, 0x10, 0, 0, 0, 0, 0, F, F, 0]).optional(SAVE)],
+    ModeSelect10, Out: [("MODE SELECT(10)", [0x55, 0x10, 0, 0, 0, 0, 0, F, F, 0]).optional(SAVE).access(Standby)],
     /// What the unit has counted. SPC-4.
-    LogSense, In: [("LOG SENSE", [0x4d, 0, F, F, 0, F, F, F, F, 0]).reservation(Always)],
+    LogSense, In: [("LOG SENSE", [0x4d, 0, F, F, 0, F, F, F, F, 0]).reservation(Always).access(Standby)],
     /// Start counting anew. SPC-4.
-    LogSelect, Out: [("LOG SELECT", [0x4c, 0x02, F, F, 0, 0, 0, F, F, 0])],
+    LogSelect, Out: [("LOG SELECT", [0x4c, 0x02, F, F, 0, 0, 0, F, F, 0]).access(Standby)],
     /// Test the unit, or send it a diagnostic page. SPC-4.
-    SendDiagnostic, Out: [("SEND DIAGNOSTIC", [0x1d, 0xf7, 0, F, F, 0]).recommended_timeout(600)],
+    SendDiagnostic, Out: [("SEND DIAGNOSTIC", [0x1d, 0xf7, 0, F, F, 0]).recommended_timeout(600).access(Standby)],
     /// Diagnostic pages. SPC-4.
     ReceiveDiagnosticResults, In: [
-        ("RECEIVE DIAGNOSTIC RESULTS", [0x1c, 0x01, F, F, F, 0]).reservation(Read),
+        ("RECEIVE DIAGNOSTIC RESULTS", [0x1c, 0x01, F, F, F, 0]).reservation(Read).access(Standby),
     ],
     /// Memory of the unit, read. SPC-4.
-    ReadBuffer, In: [("READ BUFFER", [0x3c, 0x1f, F, F, F, F, F, F, F, 0]).reservation(Read)],
+    ReadBuffer, In: [("READ BUFFER", [0x3c, 0x1f, F, F, F, F, F, F, F, 0])
+        .reservation(Read).access(AccessClass::Always)],
     /// Memory of the unit, written. SPC-4.
-    WriteBuffer, Out: [("WRITE BUFFER", [0x3b, 0x1f, F, F, F, F, F, F, F, 0])],
+    WriteBuffer, Out: [("WRITE BUFFER", [0x3b, 0x1f, F, F, F, F, F, F, F, 0]).access(AccessClass::Always)],
     /// The unit's clock. SPC-4.
     ReportTimestamp, In: [
         ("REPORT TIMESTAMP", [0xa3, 0x0f, 0, 0, 0, 0, F, F, F, F, 0, 0])
@@ -218,12 +227,63 @@ commands! {
         ("SET IDENTIFYING INFORMATION", [0xa4, 0x06, 0, 0, 0, 0, F, F, F, F, 0xfe, 0])
             .with_service_action().requires(Features::SAVING),
     ],
+    /// Who has registered, and who holds the persistent reservation. SPC-4.
+    PersistentReserveIn, In: [
+        ("PERSISTENT RESERVE IN, READ KEYS", [0x5e, 0x00, 0, 0, 0, 0, 0, F, F, 0])
+            .with_service_action().on(UNITS).reservation(Reservation).access(Standby),
+        ("PERSISTENT RESERVE IN, READ RESERVATION", [0x5e, 0x01, 0, 0, 0, 0, 0, F, F, 0])
+            .with_service_action().on(UNITS).reservation(Reservation).access(Standby),
+        ("PERSISTENT RESERVE IN, REPORT CAPABILITIES", [0x5e, 0x02, 0, 0, 0, 0, 0, F, F, 0])
+            .with_service_action().on(UNITS).reservation(Reservation).access(Standby),
+        ("PERSISTENT RESERVE IN, READ FULL STATUS", [0x5e, 0x03, 0, 0, 0, 0, 0, F, F, 0])
+            .with_service_action().on(UNITS).reservation(Reservation).access(Standby),
+    ],
+    /// Register, and reserve persistently. SPC-4.
+    PersistentReserveOut, Out: [
+        ("PERSISTENT RESERVE OUT, REGISTER", [0x5f, 0x00, F, 0, 0, F, F, F, F, 0])
+            .with_service_action().on(UNITS).reservation(Reservation).access(Standby),
+        ("PERSISTENT RESERVE OUT, RESERVE", [0x5f, 0x01, F, 0, 0, F, F, F, F, 0])
+            .with_service_action().on(UNITS).reservation(Reservation).access(Standby),
+        ("PERSISTENT RESERVE OUT, RELEASE", [0x5f, 0x02, F, 0, 0, F, F, F, F, 0])
+            .with_service_action().on(UNITS).reservation(Reservation).access(Standby),
+        ("PERSISTENT RESERVE OUT, CLEAR", [0x5f, 0x03, F, 0, 0, F, F, F, F, 0])
+            .with_service_action().on(UNITS).reservation(Reservation).access(Standby),
+        ("PERSISTENT RESERVE OUT, PREEMPT", [0x5f, 0x04, F, 0, 0, F, F, F, F, 0])
+            .with_service_action().on(UNITS).reservation(Reservation).access(Standby),
+        ("PERSISTENT RESERVE OUT, PREEMPT AND ABORT", [0x5f, 0x05, F, 0, 0, F, F, F, F, 0])
+            .with_service_action().on(UNITS).reservation(Reservation).access(Standby).recommended_timeout(60),
+        ("PERSISTENT RESERVE OUT, REGISTER AND IGNORE EXISTING KEY", [0x5f, 0x06, F, 0, 0, F, F, F, F, 0])
+            .with_service_action().on(UNITS).reservation(Reservation).access(Standby),
+        ("PERSISTENT RESERVE OUT, REGISTER AND MOVE", [0x5f, 0x07, F, 0, 0, F, F, F, F, 0])
+            .with_service_action().on(UNITS).reservation(Reservation).access(Standby),
+    ],
+    /// Reserve until a reset or a loss of the nexus. SPC-2; the third-party and extent forms are not supported.
+    Reserve, None: [
+        ("RESERVE(6)", [0x16, 0, 0, 0, 0, 0]).on(UNITS).reservation(Reservation).access(Standby),
+        ("RESERVE(10)", [0x56, 0, 0, 0, 0, 0, 0, 0, 0, 0]).on(UNITS).reservation(Reservation).access(Standby),
+    ],
+    /// End what [`Reserve`](Operation::Reserve) has begun. SPC-2.
+    Release, None: [
+        ("RELEASE(6)", [0x17, 0, 0, 0, 0, 0]).on(UNITS).reservation(Reservation).access(Standby),
+        ("RELEASE(10)", [0x57, 0, 0, 0, 0, 0, 0, 0, 0, 0]).on(UNITS).reservation(Reservation).access(Standby),
+    ],
+    /// How well the logical unit is reached through each port. SPC-4.
+    ReportTargetPortGroups, In: [
+        ("REPORT TARGET PORT GROUPS", [0xa3, 0xea, 0, 0, 0, 0, F, F, F, F, 0, 0])
+            .with_service_action().on(UNITS).reservation(Always).access(AccessClass::Always),
+    ],
+    /// Move the logical unit to other ports. SPC-4.
+    SetTargetPortGroups, Out: [
+        ("SET TARGET PORT GROUPS", [0xa4, 0x0a, 0, 0, 0, 0, F, F, F, F, 0, 0])
+            .with_service_action().on(UNITS).access(Settled),
+    ],
     /// Capacity and block size. SBC-3.
-    ReadCapacity10, In: [("READ CAPACITY(10)", [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]).reservation(Always)],
+    ReadCapacity10, In: [("READ CAPACITY(10)", [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+        .reservation(Always).access(AccessClass::Always)],
     /// Capacity, block size, provisioning, protection. SBC-3.
     ReadCapacity16, In: [
         ("READ CAPACITY(16)", [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, F, F, F, F, 0, 0])
-            .with_service_action().reservation(Always),
+            .with_service_action().reservation(Always).access(AccessClass::Always),
     ],
     /// Copy between logical units. SPC-4.
     ExtendedCopy, Out: [

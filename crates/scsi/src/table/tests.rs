@@ -178,6 +178,8 @@ fn usage_maps_are_those_of_the_standards() {
         &[0xa3, 0x05, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xfe, 0],
         &[0xa3, 0x0f, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
         &[0xa0, 0, 0xff, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
+        &[0x5f, 0x05, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0],
+        &[0xa3, 0xea, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0],
         &[
             0xa3, 0x0c, 0x87, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0,
         ],
@@ -187,17 +189,11 @@ fn usage_maps_are_those_of_the_standards() {
         ],
     ];
     for expected in MAPS {
-        let row = FULL
-            .rows_of(expected[0])
-            .find(|row| {
-                let action = match **expected {
-                    [0x7f, _, _, _, _, _, _, _, _, low, ..] => low,
-                    [_, byte1, ..] => byte1 & 0x1f,
-                    _ => 0,
-                };
-                row.service_action().is_none_or(|a| a == u16::from(action))
-            })
-            .unwrap();
+        let mut cdb = [0; MAX_LEN];
+        cdb[..expected.len()].copy_from_slice(expected);
+        let action = Cdb(&cdb).service_action();
+        let named = |row: &&Row| row.service_action().is_none_or(|own| own == action);
+        let row = FULL.rows_of(expected[0]).find(named).unwrap();
         assert_eq!(
             &row.usage_map(FULL)[..row.cdb_length()],
             *expected,

@@ -5,7 +5,7 @@ use lunar_scsi::sense::Format;
 use lunar_scsi::vpd::{code, supported_pages};
 use lunar_scsi::{AdditionalSense, DeviceType, Sense};
 
-use super::Primary;
+use super::{Primary, ports};
 use crate::{Command, Outcome};
 
 /// EVPD of INQUIRY.
@@ -13,19 +13,31 @@ const EVPD: u8 = 0x01;
 /// DESC of REQUEST SENSE.
 const DESC: u8 = 0x01;
 
-/// INQUIRY of a unit: its standard data, or one of its pages.
+/// INQUIRY of a unit: its standard data, or one of its pages. What concerns the way to it is filled in here.
 pub(super) fn inquiry(lu: &dyn Primary, command: Command<'_>) -> Outcome {
     let [_, flags, page, ..] = *command.cdb;
+    let peripheral = Peripheral::connected(lu.profile().device);
     let pages = lu.vpd_pages();
+    let known = lu.state().ports(command.nexus);
+    let data = &mut *command.reply;
     match (flags & EVPD != 0, page) {
-        (false, 0) => lu.inquiry(command.reply),
-        (true, code::SUPPORTED_PAGES) => {
-            let mut codes = vec![code::SUPPORTED_PAGES];
-            codes.extend(pages);
-            let peripheral = Peripheral::connected(lu.profile().device);
-            supported_pages(command.reply, peripheral, &codes);
+        (false, 0) => {
+            lu.inquiry(data);
+            ports::complete_inquiry(data, &known);
         }
-        (true, page) if pages.contains(&page) => lu.vpd(page, command.reply),
+        (true, code::SUPPORTED_PAGES) => {
+            let mut codes = vec![code::SUPPORTED_PAGES, code::SCSI_PORTS];
+            codes.extend(pages);
+            codes.sort_unstable();
+            supported_pages(data, peripheral, &codes);
+        }
+        (true, code::SCSI_PORTS) => ports::scsi_ports_page(data, peripheral, &known),
+        (true, page) if pages.contains(&page) => {
+            lu.vpd(page, data);
+            if page == code::DEVICE_IDENTIFICATION {
+                ports::complete_designators(data, &known);
+            }
+        }
         _ => return Outcome::check(Sense::invalid_field_in_cdb(2)),
     }
     command.replied()

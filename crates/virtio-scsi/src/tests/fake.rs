@@ -20,7 +20,7 @@ const BLOCKS: usize = 128;
 /// replies with the unit's name. WRITE SAME(10) increments every word of a
 /// block, alone and in several steps; at odd addresses it wants the whole unit.
 pub struct Fake {
-    state: LuState,
+    state: Arc<LuState>,
     name: u8,
     pub gate: Gate,
     pub resets: AtomicUsize,
@@ -43,7 +43,7 @@ pub struct Inner {
 impl Fake {
     pub fn new(name: u8) -> Arc<Fake> {
         Arc::new(Fake {
-            state: LuState::default(),
+            state: Arc::default(),
             name,
             gate: Gate(Arc::new(Inner {
                 open: AtomicBool::new(true),
@@ -120,7 +120,7 @@ fn section(lba: u64) -> Extent {
 }
 
 impl LogicalUnit for Fake {
-    fn state(&self) -> &LuState {
+    fn state(&self) -> &Arc<LuState> {
         &self.state
     }
 
