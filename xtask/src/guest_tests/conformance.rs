@@ -16,7 +16,6 @@ const SUITES: &[&str] = &[
     "Prefetch10",
     "Read16",
     "ReadCapacity16",
-    "ReportLUNs",
     "TestUnitReady",
     "Unmap",
     "Write10",
