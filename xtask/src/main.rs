@@ -1,8 +1,8 @@
 //! The developer's commands: `cargo xtask demo`, `test` and `conformance`.
 //!
-//! Both start from a machine that has Rust and Debian's package tools, say what else they need, install
+//! All start from a machine that has Rust and Debian's package tools, say what else they need, install
 //! it, and build what is left to build: the workspace, and a small Linux guest out of Debian packages
-//! ([`guest_image`]). A guest is a [`qemu::Vm`] whose disks come from `lunar serve` ([`storage`]); it runs one
+//! ([`guest_image`]). A guest is a [`qemu::Machine`] whose disks come from `lunar serve` ([`storage`]); it runs one
 //! job and reports the job's output and exit status. [`demo`] runs the job that the user typed,
 //! [`guest_tests`] runs the project's, [`conformance`] a public suite, [`check`] looks at everything that needs no guest.
 //!
