@@ -284,8 +284,12 @@ impl Model {
             None if self.nodes.contains_key(&drive) => (drive.clone(), drive.clone(), true),
             None => return Err(self.no_such_drive(drive)),
         };
-        let same = controller.disks.values().find(|other| other.node == node);
-        if let Some(other) = same {
+        // Where it must not be shared at all, that is said instead.
+        let shared = self.nodes.get(&node).is_some_and(|node| {
+            !node.users.is_empty() && (options.share_rw || node.options.read_only)
+        });
+        let mut others = controller.disks.values();
+        if shared && let Some(other) = others.find(|other| other.node == node) {
             return Err(Error::SamePath {
                 drive,
                 bus,

@@ -91,20 +91,24 @@ fn a_gap_between_luns_is_filled_first() {
 
 #[test]
 fn targets_and_luns_run_out_with_a_message() {
-    let mut model = declare(&[CONTROLLER, "blockdev null-co,node-name=n,read-only=on"]).unwrap();
-    let mut add = |text: &str| model.add_device(Options::parse(text, DEVICE).unwrap(), "x");
+    let mut model = declare(&[CONTROLLER]).unwrap();
+    let mut nodes = 0;
+    let mut add = |text: &str| {
+        nodes += 1;
+        let node = format!("driver=null-co,node-name=n{nodes}");
+        model.add_blockdev(Options::parse(&node, BLOCKDEV).unwrap(), "x")?;
+        let device = format!("scsi-hd,drive=n{nodes}{text}");
+        model.add_device(Options::parse(&device, DEVICE).unwrap(), "x")
+    };
     for _ in 0..256 {
-        add("scsi-hd,drive=n").unwrap();
+        add("").unwrap();
     }
-    assert_eq!(add("scsi-hd,drive=n"), Err(Error::NoFreeTarget));
+    assert_eq!(add(""), Err(Error::NoFreeTarget));
     for lun in 2..=catalog::MAX_LUN {
-        add(&format!("scsi-hd,drive=n,scsi-id=7,lun={lun}")).unwrap();
+        add(&format!(",scsi-id=7,lun={lun}")).unwrap();
     }
-    add("scsi-hd,drive=n,scsi-id=7").unwrap();
-    assert_eq!(
-        add("scsi-hd,drive=n,scsi-id=7"),
-        Err(Error::NoFreeLun { target: 7 })
-    );
+    add(",scsi-id=7").unwrap();
+    assert_eq!(add(",scsi-id=7"), Err(Error::NoFreeLun { target: 7 }));
 }
 
 #[test]
@@ -252,10 +256,11 @@ fn a_file_may_be_cut_into_parts() {
 #[test]
 fn sharing_is_agreed_by_all_users_or_harmless() {
     let shared = extend(&[
+        "device virtio-scsi-pci,id=second",
         "device scsi-hd,drive=disk1,share-rw=on",
-        "device scsi-hd,drive=disk1,share-rw=on",
+        "device scsi-hd,drive=disk1,share-rw=on,bus=second.0",
         "device scsi-hd,drive=ro",
-        "device scsi-hd,drive=ro",
+        "device scsi-hd,drive=ro,bus=second.0",
     ])
     .unwrap();
     let disk = shared.controllers()[0].disks.values().next().unwrap();
@@ -420,6 +425,11 @@ fn clashes_between_devices_name_both() {
             "device scsi-hd,drive=disk0,share-rw=on",
             "device scsi-hd,drive=disk0",
             "\"disk0\" is in use by disk0; sharing it needs share-rw=on on every device, or a read-only image",
+        ),
+        (
+            "device scsi-hd,drive=disk0,share-rw=on,id=x",
+            "device scsi-hd,drive=disk0,share-rw=on",
+            "\"disk0\" is on bus scsi0.0 already, as x; a second path to a disk leads through another controller",
         ),
         (
             "device scsi-hd,drive=disk0,bootindex=1",
