@@ -4,7 +4,7 @@
 //! The central type is [`Initiator`]: a connection ([`Session`]), memory that plays the guest's, and the
 //! controller's queues: control (task management), event, and any number of request queues. [`Initiator::command`] is the
 //! simple way; [`RequestQueue`] offers many commands in flight. [`Initiator::scan`] tells what is behind the
-//! socket, [`load`] how fast it is.
+//! socket, [`load`](fn@load) how fast it is.
 //!
 //! # Why not an existing front end
 //! The vhost-user messages are written here, byte by byte, for three reasons: a server that does not answer must end in
