@@ -8,13 +8,16 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use lunar_block::{Error, OpKind};
 use lunar_devices::DiskConfig;
+use lunar_reactor::Handle;
 use lunar_scsi::Sense;
-use lunar_target::LogicalUnit;
+use lunar_scsi::alua::AccessState;
+use lunar_target::{LogicalUnit, Path};
 use support::*;
 
 const BLOCKS: usize = 128;
@@ -152,6 +155,149 @@ fn a_copy_goes_to_any_disk_that_the_nexus_reaches_and_to_no_other() {
         assert_eq!(code(&a, there()).await, (0xA, 0x0D, 0x01));
         let status = a.ask(&status_of(7), 32).await.good();
         assert_eq!(status, [0, 0, 0, 8, 2, 0, 0, 0, 0, 0, 0, 0]);
+    });
+}
+
+/// Two disks, of which the first one reaches both.
+async fn pair(reactor: Handle, images: [Recorder; 2]) -> (Bench, Bench) {
+    let [a, b] = images;
+    let b = Bench::new(reactor.clone(), b, config("b")).settled().await;
+    let mut a = Bench::new(reactor, a, config("a")).settled().await;
+    let unit: Arc<dyn LogicalUnit> = b.disk.clone();
+    a.reaches.push((unit, Rc::clone(&b.io)));
+    (a, b)
+}
+
+/// B registers with a disk, and takes a reservation of this type.
+async fn reserve(disk: &Bench, kind: u8) {
+    for (action, key, new) in [(0, 0, 1), (1, 1, 0)] {
+        let cdb = [0x5F, action, kind, 0, 0, 0, 0, 0, 24, 0];
+        let mut list = [0; 24];
+        (list[7], list[15]) = (key, new);
+        disk.from(B, &cdb, &list, 0).await.good();
+    }
+}
+
+/// A disk of which a copy is made refused the copy manager.
+const REFUSED: (u8, u8, u8) = (0xA, 0x0D, 0x01);
+
+#[test]
+fn a_copy_into_a_unit_reserved_by_another_nexus_is_aborted_and_writes_nothing() {
+    for kind in [1, 3, 5, 6] {
+        on_reactor(move |reactor| async move {
+            let (a, b) = pair(reactor, [Recorder::new(SIZE), Recorder::new(SIZE)]).await;
+            let ends = [cscd(&a, 512).await, cscd(&b, 512).await];
+            let there = || copy(&ends, &[blocks(0, 1, 16, 0, 0)]);
+            a.tell(&there().0, &there().1).await.good();
+            reserve(&b, kind).await;
+            b.log();
+            assert_eq!(code(&a, there()).await, REFUSED, "{kind}");
+            assert_eq!(b.log(), []);
+        });
+    }
+    on_reactor(|reactor| async move {
+        let (a, b) = pair(reactor, [Recorder::new(SIZE), Recorder::new(SIZE)]).await;
+        let ends = [cscd(&a, 512).await, cscd(&b, 512).await];
+        let there = || copy(&ends, &[blocks(0, 1, 16, 0, 0)]);
+        b.from(B, &[0x16, 0, 0, 0, 0, 0], &[], 0).await.good();
+        assert_eq!(code(&a, there()).await, REFUSED);
+        assert_eq!(b.log(), []);
+        b.from(B, &[0x17, 0, 0, 0, 0, 0], &[], 0).await.good();
+        a.tell(&there().0, &there().1).await.good();
+    });
+}
+
+#[test]
+fn a_copy_reads_a_reserved_unit_only_where_a_read_may() {
+    for (kind, readable) in [(1, true), (3, false), (5, true), (6, false)] {
+        on_reactor(move |reactor| async move {
+            let (a, b) = pair(reactor, [Recorder::new(SIZE), Recorder::new(SIZE)]).await;
+            b.image.bytes.lock().unwrap().fill(7);
+            let ends = [cscd(&a, 512).await, cscd(&b, 512).await];
+            reserve(&b, kind).await;
+            let (cdb, list) = copy(&ends, &[blocks(1, 0, 16, 0, 0)]);
+            let answer = a.tell(&cdb, &list).await;
+            if readable {
+                answer.good();
+                assert_eq!(a.bytes()[..16 * 512], [7; 16 * 512]);
+            } else {
+                assert_eq!(answer.code(), REFUSED);
+                assert_eq!((a.log(), b.log()), (vec![], vec![]));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_copy_stops_where_another_nexus_has_reserved_its_destination_meanwhile() {
+    const CHUNKS: usize = 16;
+    const LARGE: usize = CHUNKS * (256 << 10);
+    on_reactor(|reactor| async move {
+        let slow = || Recorder {
+            slow: true,
+            ..Recorder::new(LARGE)
+        };
+        let (a, b) = pair(reactor.clone(), [slow(), slow()]).await;
+        let (a, b) = (Rc::new(a), Rc::new(b));
+        let ends = [cscd(&a, 512).await, cscd(&b, 512).await];
+        let all = copy(&ends, &[blocks(0, 1, (LARGE / 512) as u16, 0, 0)]);
+        let ended = Rc::new(Cell::new(None));
+        reactor.spawn({
+            let (a, ended) = (Rc::clone(&a), Rc::clone(&ended));
+            async move { ended.set(Some(code(&a, all).await)) }
+        });
+        while b.image.log.lock().unwrap().is_empty() {
+            reactor.yield_now().await;
+        }
+        reserve(&b, 1).await;
+        while ended.get().is_none() {
+            reactor.yield_now().await;
+        }
+        assert_eq!(ended.get(), Some(REFUSED));
+        let written = b.log().len();
+        assert!((1..CHUNKS).contains(&written), "{written}");
+    });
+}
+
+#[test]
+fn a_copy_obeys_access_state_write_protection_and_what_has_the_medium() {
+    on_reactor(|reactor| async move {
+        let slow = Recorder {
+            slow: true,
+            ..Recorder::new(SIZE)
+        };
+        let (a, b) = pair(reactor, [Recorder::new(SIZE), slow]).await;
+        let ends = [cscd(&a, 512).await, cscd(&b, 512).await];
+        let into = || copy(&ends, &[blocks(0, 1, 16, 0, 0)]);
+        let from = || copy(&ends, &[blocks(1, 0, 16, 0, 0)]);
+        let state = b.disk.state();
+
+        for refusing in [
+            AccessState::Standby,
+            AccessState::Unavailable,
+            AccessState::Offline,
+        ] {
+            state.set_access_state(Path::DEFAULT_GROUP, refusing);
+            assert_eq!(code(&a, into()).await, REFUSED, "{refusing:?}");
+            assert_eq!(code(&a, from()).await, REFUSED, "{refusing:?}");
+        }
+        state.set_access_state(Path::DEFAULT_GROUP, AccessState::NonOptimized);
+        while state.take_attention(A).is_some() {}
+
+        state.set_software_write_protect(true);
+        assert_eq!(code(&a, into()).await, REFUSED);
+        assert_eq!((a.log(), b.log()), (vec![], vec![]));
+        a.tell(&from().0, &from().1).await.good();
+        state.set_software_write_protect(false);
+
+        let immediate = [0x48, 0x82, 0, 0, 0, 0, 0, 0, 0, 0];
+        b.ask(&immediate, 0).await.good();
+        a.log();
+        assert_eq!(code(&a, into()).await, REFUSED);
+        assert_eq!(code(&a, from()).await, REFUSED);
+        assert_eq!(a.log(), []);
+        b.settle().await;
+        a.tell(&into().0, &into().1).await.good();
     });
 }
 

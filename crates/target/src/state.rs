@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use lunar_scsi::alua::AccessClass;
 use lunar_scsi::mode::{ModePages, TaskRules};
 use lunar_scsi::reservation::Effect;
 use lunar_scsi::{Cdb, Row, Sense};
@@ -252,6 +253,14 @@ impl LuState {
             }
             _ => Look::Clear,
         }
+    }
+
+    /// Whether a nexus may access the medium by a command that it has sent to another unit, as EXTENDED COPY does: no
+    /// reservation keeps it from that (SC-042), and its target port reaches the medium.
+    pub fn admits(&self, nexus: NexusId, effect: Effect) -> bool {
+        let shared = self.lock();
+        let access = shared.access_state(nexus);
+        !shared.excludes(nexus, effect, false) && AccessClass::Active.is_executed_in(access)
     }
 
     /// Takes the unit attention that a nexus has to hear next (REQUEST SENSE returns it as data: SC-032).

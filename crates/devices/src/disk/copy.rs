@@ -9,6 +9,7 @@ use lunar_block::{Buffer, OpKind};
 use lunar_scsi::copy::{
     Amount, CopyState, Cscd, Limits, ListId, Segment, operating_parameters, parse, status,
 };
+use lunar_scsi::reservation::Effect;
 use lunar_scsi::vpd::code;
 use lunar_scsi::{AdditionalSense, DeviceType, Sense, SenseKey};
 use lunar_target::{Command, NexusId, Outcome};
@@ -31,7 +32,31 @@ const SPC_4: u8 = 6;
 /// A copy source or destination, which stays attached as long as the copy needs it.
 struct End {
     medium: Medium,
+    nexus: NexusId,
     _attached: Rc<dyn Any>,
+}
+
+impl End {
+    fn unit(&self) -> &Unit {
+        self.medium.unit()
+    }
+
+    /// Whether the unit lets the nexus do this now, as if it had sent a command with this effect to it. What was so
+    /// when the copy began may have changed.
+    ///
+    /// # Errors
+    /// A/0D/01
+    fn admit(&self, effect: Effect) -> Result<(), Sense> {
+        let unit = self.unit();
+        if !unit.state.admits(self.nexus, effect) {
+            return Err(aborted(AdditionalSense::THIRD_PARTY_DEVICE_FAILURE));
+        }
+        unit.power.ready().map_err(third_party)?;
+        match effect {
+            Effect::Write => unit.writable().map_err(third_party),
+            Effect::None | Effect::Read => Ok(()),
+        }
+    }
 }
 
 pub(super) fn extended_copy(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outcome, Sense> {
@@ -86,12 +111,13 @@ fn find(unit: &Unit, cscd: &Cscd<'_>, command: &Command<'_>) -> Result<Option<En
         if found.is_none() && names(&page, cscd) {
             found = Some(End {
                 medium: Medium::new(&disk.unit, reached.io, command),
+                nexus: command.nexus,
                 _attached: reached.attached,
             });
         }
     });
     match &found {
-        Some(end) if end.medium.unit().limits.block_size() != cscd.block_length => {
+        Some(end) if end.unit().limits.block_size() != cscd.block_length => {
             Err(Sense::invalid_field_in_parameters(cscd.at + 29))
         }
         _ => Ok(found),
@@ -132,16 +158,20 @@ async fn run(
         let fua = !destination.unit().write_cache();
         for (at, len) in chunks(0, from.len) {
             let len = len as usize;
+            source.admit(Effect::Read)?;
             buffer = source
+                .medium
                 .run_owned(OpKind::Read, from.offset + at, len, buffer)
                 .await
                 .map_err(third_party)?;
+            destination.admit(Effect::Write)?;
             buffer = destination
+                .medium
                 .run_owned(OpKind::Write { fua }, to.offset + at, len, buffer)
                 .await
                 .map_err(third_party)?;
             progress.bytes += len as u64;
-            source.pause().await?;
+            source.medium.pause().await?;
         }
         progress.segments += 1;
     }
@@ -152,15 +182,14 @@ async fn run(
 fn plan<'a>(
     ends: &'a [Option<End>],
     segment: &Segment,
-) -> Result<(&'a Medium, Extent, &'a Medium, Extent), Sense> {
+) -> Result<(&'a End, Extent, &'a End, Extent), Sense> {
     let end = |index: u16| match ends.get(usize::from(index)) {
-        Some(Some(end)) => Ok(&end.medium),
+        Some(Some(end)) => Ok(end),
         _ => Err(aborted(AdditionalSense::UNREACHABLE_COPY_TARGET)),
     };
     let (source, destination) = (end(segment.source)?, end(segment.destination)?);
-    source.unit().power.ready().map_err(third_party)?;
-    destination.unit().power.ready().map_err(third_party)?;
-    destination.unit().writable().map_err(third_party)?;
+    source.admit(Effect::Read)?;
+    destination.admit(Effect::Write)?;
 
     let (from, to) = (
         source.unit().limits.block_shift,
