@@ -100,6 +100,7 @@ impl Disk {
         features.set(Features::SAVING, config.beside.is_some());
         features.set(Features::SANITIZE, kept);
         features.set(Features::BLOCK_ERASE, kept && erase);
+        features.set(Features::ATOMIC_WRITE, limits.max_atomic != 0);
         let write_cache = config.write_cache != OnOffAuto::Off;
         let common = spc::Common::default();
         let mut mode = mode::pages(write_cache, config.beside.is_some());

@@ -149,6 +149,36 @@ fn atomic_writes_keep_to_physical_blocks() {
 }
 
 #[test]
+fn atomic_writes_are_promised_only_where_they_cannot_be_torn() {
+    let with = |volatile, atomic_writes| {
+        let image = Recorder::new(SIZE);
+        image.info.lock().unwrap().volatile = volatile;
+        let config = DiskConfig {
+            atomic_writes,
+            ..DiskConfig::default()
+        };
+        let promised = volatile || atomic_writes;
+        on_image(image, config, move |disk| async move {
+            let page = disk.ask(&[0x12, 1, 0xB0, 0, 64, 0], 64).await.good();
+            assert_eq!(page[44..56].iter().any(|&b| b != 0), promised);
+            let report = [0xA3, 0x0C, 0x01, 0x9C, 0, 0, 0, 0, 0, 64, 0, 0];
+            let support = disk.ask(&report, 64).await.good()[1] & 7;
+            assert_eq!(support, if promised { 3 } else { 1 });
+            let answer = disk.tell(&sixteen(0x9C, 0, 0, 1), &pattern(1, 1)).await;
+            if promised {
+                answer.good();
+            } else {
+                assert_eq!(answer.code(), (5, 0x20, 0));
+                assert_eq!(disk.log(), []);
+            }
+        });
+    };
+    with(false, false);
+    with(false, true);
+    with(true, false);
+}
+
+#[test]
 fn limits_are_those_of_the_block_limits_page() {
     on_disk(4 << 20, DiskConfig::default(), |disk| async move {
         let page = disk.ask(&[0x12, 1, 0xB0, 0, 64, 0], 64).await.good();

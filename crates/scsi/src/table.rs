@@ -72,6 +72,8 @@ bitflags::bitflags! {
         const SANITIZE = 1 << 4;
         /// All blocks can be given back by SANITIZE, and read as zeroes then.
         const BLOCK_ERASE = 1 << 5;
+        /// A write can be promised to be done as a whole or not at all.
+        const ATOMIC_WRITE = 1 << 6;
     }
 }
 

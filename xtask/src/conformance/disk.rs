@@ -83,7 +83,8 @@ impl Disk {
         };
         create(format, &path, SIZE)?;
         let mut drive = format!("file={},format={format},if=none,id=drive0", path.display());
-        let mut device = "scsi-hd,drive=drive0,id=disk0,scsi-id=0,lun=0".to_owned();
+        let mut device =
+            "scsi-hd,drive=drive0,id=disk0,scsi-id=0,lun=0,atomic-writes=on".to_owned();
         // Physical blocks of several logical ones: some tests are about those.
         device.push_str(match self.block {
             Block::B512 => ",logical_block_size=512,physical_block_size=4096",

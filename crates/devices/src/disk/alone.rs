@@ -2,7 +2,8 @@
 //! ATOMIC (SBC-4 5.48).
 //!
 //! A unit gives them their blocks for themselves, so they are one step to every other command, whatever queue, nexus or
-//! worker it comes from. They are no more than that: a write that the host's power failure cuts short may be torn.
+//! worker it comes from. They are no more than that: a write that the host's power failure cuts short may be torn. Initiators
+//! take WRITE ATOMIC for more, so it is offered only where that is so: see [`DiskConfig::atomic_writes`].
 
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use lunar_scsi::Sense;
 use lunar_sgl::Sgl;
 use lunar_target::{Command, Completion, Outcome};
 
+#[cfg(doc)]
+use super::DiskConfig;
 use super::Unit;
 use super::medium::{CHUNK, Medium, chunks};
 use super::transfer::{Extent, length_field};

@@ -42,6 +42,10 @@ pub struct DiskConfig {
     pub removable: bool,
     /// DPO and FUA are supported. Default on.
     pub dpofua: bool,
+    /// WRITE ATOMIC is offered (default off; always offered by an image that a power failure loses as a whole). It is
+    /// atomic against other commands; initiators take it as a promise that a write is not torn by the host's power
+    /// failure either, and only who knows the storage below can give that.
+    pub atomic_writes: bool,
     /// Bytes that one UNMAP command may cover; default 512 MiB: with the smallest blocks as many as common practice allows (2^20).
     pub max_unmap_size: u64,
     /// Bytes that one READ, WRITE, VERIFY or WRITE SAME command may cover; default 2 GiB - 1, rounded down to blocks.
@@ -74,6 +78,7 @@ impl Default for DiskConfig {
             rotation_rate: 0,
             removable: false,
             dpofua: true,
+            atomic_writes: false,
             max_unmap_size: 1 << 29,
             max_io_size: (1 << 31) - 1,
             write_cache: OnOffAuto::Auto,
@@ -98,7 +103,7 @@ pub(super) struct Limits {
     pub(super) max_io: u32,
     /// MAXIMUM COMPARE AND WRITE LENGTH.
     pub(super) max_compare_and_write: u8,
-    /// MAXIMUM ATOMIC TRANSFER LENGTH.
+    /// MAXIMUM ATOMIC TRANSFER LENGTH; 0 if there is no WRITE ATOMIC.
     pub(super) max_atomic: u32,
     /// Whether UNMAP and WRITE SAME with UNMAP exist.
     pub(super) unmap: bool,
@@ -225,7 +230,11 @@ impl Limits {
             opt_io,
             max_io,
             max_compare_and_write: u8::try_from(max_io).unwrap_or(u8::MAX),
-            max_atomic: max_io.min(MAX_ATOMIC >> block_shift),
+            max_atomic: if config.atomic_writes || image.volatile {
+                max_io.min(MAX_ATOMIC >> block_shift)
+            } else {
+                0
+            },
             unmap,
             unmapped_reads_zero: unmap && image.discard_zeroes,
             unmap_granularity,

@@ -105,6 +105,11 @@ impl Unit {
 
     fn block_limits(&self) -> BlockLimits {
         let limits = &self.limits;
+        let atomic_blocks = if limits.max_atomic == 0 {
+            0
+        } else {
+            1 << limits.physical_exponent
+        };
         BlockLimits {
             write_same_nonzero: true,
             optimal_granularity: limits.min_io,
@@ -124,8 +129,8 @@ impl Unit {
             max_write_same: limits.max_io.into(),
             max_compare_and_write: limits.max_compare_and_write,
             max_atomic: limits.max_atomic,
-            atomic_alignment: 1 << limits.physical_exponent,
-            atomic_granularity: 1 << limits.physical_exponent,
+            atomic_alignment: atomic_blocks,
+            atomic_granularity: atomic_blocks,
             ..BlockLimits::default()
         }
     }

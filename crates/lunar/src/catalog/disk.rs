@@ -181,6 +181,12 @@ pub static DISK: &[Property<DiskOptions>] = &[
         description: "DPO and FUA are supported",
     },
     Property {
+        name: "atomic-writes",
+        kind: Kind::Bool(|d, v| d.config.atomic_writes = v),
+        default: "off, on for images in memory",
+        description: "WRITE ATOMIC: untorn by power loss if the storage below is",
+    },
+    Property {
         name: "scsi_version",
         kind: Kind::U16(3..=7, |d, v| {
             d.config.scsi_version = u8::try_from(v).unwrap_or(5)

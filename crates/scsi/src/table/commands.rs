@@ -345,7 +345,8 @@ commands! {
     ],
     /// Blocks from the initiator, all at once. SBC-4.
     WriteAtomic, Out: [
-        ("WRITE ATOMIC(16)", [0x9c, 0, F, F, F, F, F, F, F, F, 0, 0, F, F, 0, 0]).optional(DPO_FUA),
+        ("WRITE ATOMIC(16)", [0x9c, 0, F, F, F, F, F, F, F, F, 0, 0, F, F, 0, 0]).optional(DPO_FUA)
+            .requires(Features::ATOMIC_WRITE),
     ],
     /// Blocks into the cache, where a later READ finds them. SBC-3.
     PreFetch, None: [
