@@ -117,7 +117,7 @@ impl LuState {
     ) -> std::result::Result<(), RestoreError> {
         let restored = store::load(&*store)?;
         // A unit keeps to its first store.
-        let _: std::result::Result<(), Keeper> = self.keeper.set(Keeper::start(store)?);
+        let _: std::result::Result<(), Keeper> = self.keeper.set(Keeper::new(store));
         if let Some(restored) = restored {
             self.change(|shared| shared.reservations = restored);
         }

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 
 use super::Reservations;
 
@@ -35,23 +37,48 @@ pub enum RestoreError {
 
 type Job = Box<dyn FnOnce(&dyn Store) + Send>;
 
-/// Runs jobs with a store on a thread of its own, one after the other.
-#[derive(Debug)]
-pub(crate) struct Keeper(Sender<Job>);
+/// Runs jobs with a store on a thread of its own, one after the other. Most units never see a reservation, so the
+/// thread starts with the first job.
+pub(crate) struct Keeper {
+    store: Mutex<Option<Box<dyn Store>>>,
+    jobs: OnceLock<Sender<Job>>,
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper").finish_non_exhaustive()
+    }
+}
 
 impl Keeper {
-    /// Starts the thread. It ends when nobody can send it a job any more.
-    pub(crate) fn start(store: Box<dyn Store>) -> io::Result<Keeper> {
-        let (jobs, waiting) = channel::<Job>();
-        std::thread::Builder::new()
-            .name("lunar-keeper".into())
-            .spawn(move || waiting.into_iter().for_each(|job| job(&*store)))?;
-        Ok(Keeper(jobs))
+    pub(crate) fn new(store: Box<dyn Store>) -> Keeper {
+        Keeper {
+            store: Mutex::new(Some(store)),
+            jobs: OnceLock::new(),
+        }
     }
 
-    /// Runs `job` when all before it are over. Whether there is still a thread to do it.
+    /// Runs `job` when all before it are over. Whether there is a thread to do it.
     pub(crate) fn run(&self, job: impl FnOnce(&dyn Store) + Send + 'static) -> bool {
-        self.0.send(Box::new(job)).is_ok()
+        self.jobs()
+            .is_some_and(|jobs| jobs.send(Box::new(job)).is_ok())
+    }
+
+    fn jobs(&self) -> Option<&Sender<Job>> {
+        if let Some(jobs) = self.jobs.get() {
+            return Some(jobs);
+        }
+        let mut place = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = place.take() {
+            let (jobs, waiting) = channel::<Job>();
+            // It ends when nobody can send it a job any more.
+            let thread = std::thread::Builder::new().name("lunar-keeper".into());
+            // Where there can be no thread, its end of the channel is gone, and every job is refused.
+            let _: io::Result<JoinHandle<()>> =
+                thread.spawn(move || waiting.into_iter().for_each(|job| job(&*store)));
+            let _: Result<(), Sender<Job>> = self.jobs.set(jobs);
+        }
+        self.jobs.get()
     }
 }
 
