@@ -241,7 +241,10 @@ impl LogicalUnit for Disk {
             | Operation::GetLbaStatus
             | Operation::ReadDefectData10
             | Operation::ReadDefectData12
-            | Operation::SynchronizeCache => Some(0..0),
+            | Operation::SynchronizeCache
+            // Who fences others off must not stand in line behind what they have queued up.
+            | Operation::PersistentReserveIn
+            | Operation::PersistentReserveOut => Some(0..0),
             _ => None,
         }
     }

@@ -79,12 +79,12 @@ impl Function {
             Tasks::OfUnit { target, lun } => own && (unit.target, unit.lun) == (*target, *lun),
             Tasks::OfTarget { target } => own && unit.target == *target,
             Tasks::Everybody { unit: whose } => unit.is(whose),
-            // Those that wait for a function of this kind themselves do nothing else any more, and two of them must not
-            // wait for each other.
+            // Those that wait for a function of this kind themselves, or for those that they take with them because they
+            // have failed (QERR), do nothing else any more, and two of them must not wait for each other.
             Tasks::Preempted {
                 unit: whose,
                 nexuses,
-            } => nexuses.contains(&nexus) && !slot.aborts && unit.is(whose),
+            } => nexuses.contains(&nexus) && !slot.aborts && !slot.has_failed() && unit.is(whose),
         }
     }
 

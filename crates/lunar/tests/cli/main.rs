@@ -11,4 +11,5 @@ mod bad_input;
 mod help;
 mod probe;
 mod program;
+mod reservations;
 mod serve;
