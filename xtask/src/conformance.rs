@@ -142,9 +142,8 @@ pub fn on(
     keep_log: Option<PathBuf>,
 ) -> Result<Vec<Finding>> {
     let scratch = Scratch::new()?;
-    let storage = lab
-        .server
-        .start(&lab.lunar, &scratch, &disk.create(&scratch)?, 1, &[])?;
+    let disks = disk.create(&scratch, lab.server)?;
+    let storage = lab.server.start(&lab.lunar, &scratch, &disks, 1, &[])?;
     let machine = Machine {
         targets: Some("0".to_owned()),
         ..Machine::new(&lab.image, storage.attach.clone())

@@ -167,7 +167,7 @@ pub enum Outcome {
     Done(Completion),
     /// The CDB implies more data than the transport's buffers hold: nothing was done.
     Overrun,
-    /// One block operation; when it is over, [`LogicalUnit::finish`](crate::LogicalUnit::finish) makes the completion.
+    /// One block operation; when it is over, [`LogicalUnit::finish`] makes the completion.
     Io(Op),
     /// Several steps: run this, it makes the completion (it moves its data itself).
     Task(Task),

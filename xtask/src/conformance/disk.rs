@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::Result;
 
 use crate::scratch::Scratch;
-use crate::storage::{Disks, create};
+use crate::storage::{Disks, Server, create};
 
 /// One disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,16 +75,18 @@ pub fn all() -> Vec<Disk> {
 }
 
 impl Disk {
-    /// Makes the image, and declares the disk at target 0, LUN 0.
-    pub fn create(self, scratch: &Scratch) -> Result<Disks> {
+    /// Makes the image, and declares the disk at target 0, LUN 0, with all that the server can offer.
+    pub fn create(self, scratch: &Scratch, server: Server) -> Result<Disks> {
         let (format, path) = match self.format {
             Format::Raw => ("raw", scratch.join("disk.raw")),
             Format::Qcow2 => ("qcow2", scratch.join("disk.qcow2")),
         };
         create(format, &path, SIZE)?;
         let mut drive = format!("file={},format={format},if=none,id=drive0", path.display());
-        let mut device =
-            "scsi-hd,drive=drive0,id=disk0,scsi-id=0,lun=0,atomic-writes=on".to_owned();
+        let mut device = "scsi-hd,drive=drive0,id=disk0,scsi-id=0,lun=0".to_owned();
+        if server == Server::Lunar {
+            device.push_str(",atomic-writes=on");
+        }
         // Physical blocks of several logical ones: some tests are about those.
         device.push_str(match self.block {
             Block::B512 => ",logical_block_size=512,physical_block_size=4096",
