@@ -3,7 +3,7 @@
 //! [`Reservations`] is the state of persistent reservations and the rules by which PERSISTENT RESERVE OUT changes it: a
 //! value, without locks and without knowledge of who is there. Registrants are known by the names of their ports, which
 //! outlast a nexus and the process. An action works on a copy; the copy is saved, if it is to survive a loss of power,
-//! and only then becomes the state ([`crate::LuState::persistent_reserve_out`]): a crash between any two steps leaves
+//! and only then becomes the state (`LuState::persistent_reserve_out`): a crash between any two steps leaves
 //! the state before the command or after it.
 
 mod record;
