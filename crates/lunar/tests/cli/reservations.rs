@@ -366,6 +366,41 @@ fn of_two_who_preempt_and_abort_each_other_at_once_one_is_left() {
 }
 
 #[test]
+fn preempt_and_abort_and_those_who_fail_with_qerr_do_not_wait_for_each_other() {
+    let place = Place::new();
+    let _server = serve(&place, "memory,node-name=d,size=1M");
+    let (mut a, mut b) = guests(&place);
+    // QERR 01b: what fails takes the task set with it, and waits for it.
+    let sense = [0x1A, 0x08, 0x0A, 0, 16, 0];
+    let page = Command::new(disk(), &sense, Data::In(16));
+    let mut control = a.0.command(&page).unwrap().data;
+    control[..4].fill(0);
+    control[7] |= 0x02;
+    assert_eq!(a.run(&[0x15, 0x10, 0, 0, 16, 0], Data::Out(&control)), Good);
+    for _ in 0..100 {
+        let register = |guest: &mut Guest, key| {
+            while guest.out(REGISTER_AND_IGNORE, 0, (0, key)) != Good {}
+        };
+        register(&mut a, 1);
+        register(&mut b, 2);
+        let queue = b.0.queue(0).unwrap();
+        for _ in 0..16 {
+            queue
+                .submit(&Command::new(disk(), &[0xFF; 6], Data::None))
+                .unwrap();
+        }
+        queue.send().unwrap();
+        a.submit_out(PREEMPT_AND_ABORT, 1, (1, 2));
+        for guest in [&mut a, &mut b] {
+            let queue = guest.0.queue(0).unwrap();
+            while queue.in_flight() > 0 {
+                queue.wait().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
 fn no_write_of_the_victim_lands_after_the_answer() {
     const SIZE: u64 = 64 << 20;
     let place = Place::new();
