@@ -7,7 +7,7 @@
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -268,22 +268,26 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// SIGTERM, SIGINT and SIGHUP: the first ends the server properly, the second at once.
+/// SIGTERM, SIGINT and SIGHUP: the first ends the server properly, one that comes a good while later at once. Several
+/// within that while are one wish: supervisors signal the process and its group.
 struct Signals {
     woken: UnixStream,
+    /// From now on a signal ends the process at once.
+    insistent: Arc<AtomicBool>,
 }
+
+/// How much later a second signal means that somebody has lost patience.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Signals {
     fn watch() -> std::io::Result<Signals> {
         let (woken, wake) = UnixStream::pair()?;
-        let seen = Arc::new(AtomicBool::new(false));
+        let insistent = Arc::new(AtomicBool::new(false));
         for signal in [SIGTERM, SIGINT, SIGHUP] {
-            // In this order: at the first signal `seen` is false here.
-            signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&seen))?;
-            signal_hook::flag::register(signal, Arc::clone(&seen))?;
+            signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&insistent))?;
             signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?;
         }
-        Ok(Signals { woken })
+        Ok(Signals { woken, insistent })
     }
 
     /// Returns at the first signal, or when every server has ended by itself.
@@ -294,7 +298,14 @@ impl Signals {
         }
         loop {
             match (&self.woken).read(&mut [0]) {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    let insistent = Arc::clone(&self.insistent);
+                    std::thread::spawn(move || {
+                        std::thread::sleep(PATIENCE);
+                        insistent.store(true, Ordering::Relaxed);
+                    });
+                    return Ok(());
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     if running.iter().all(Running::is_finished) {
                         return Ok(());

@@ -57,6 +57,24 @@ fn what_a_guest_writes_is_in_the_image_after_sigterm() {
     assert!(image[4 * BLOCK..].iter().all(|byte| *byte == 0));
 }
 
+/// `timeout`, for one, signals the process and then its whole group.
+#[test]
+fn signals_in_quick_succession_end_it_as_properly_as_one() {
+    let place = Place::new();
+    place.image("a.img", 1 << 20);
+    let server = place.serve(&["--socket-path", "s", "a.img"], &["s"]);
+    let mut guest = connect(&place, "s");
+    write(&mut guest, address(0, 0), 0x5A);
+    for signal in [Signal::TERM, Signal::HUP, Signal::TERM] {
+        server.signal(signal);
+    }
+    let ended = server.ended();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!place.path("s").exists());
+    let image = std::fs::read(place.path("a.img")).unwrap();
+    assert_eq!(image[3 * BLOCK..4 * BLOCK], [0x5A; BLOCK]);
+}
+
 #[test]
 fn qemu_options_are_served_as_they_were_typed() {
     let place = Place::new();
