@@ -18,10 +18,10 @@ pub fn run(probe: &Probe) -> Result<(), Failure> {
 }
 
 fn scan(probe: &Probe) -> anyhow::Result<Vec<Unit>> {
-    let context = || probe.socket.display().to_string();
-    let mut initiator =
-        Initiator::connect(&probe.socket, Options::default()).with_context(context)?;
-    initiator.scan().with_context(context)
+    let socket = probe.socket.display();
+    let mut initiator = Initiator::connect(&probe.socket, Options::default())
+        .with_context(|| format!("{socket}: no server to probe; start one with lunar serve"))?;
+    initiator.scan().with_context(|| socket.to_string())
 }
 
 /// One line for each logical unit, in the manner of `lsscsi`: address, type, vendor, product, revision, size, name.
