@@ -17,7 +17,8 @@ use crate::filter::{Gate, Ledger, Policy};
 use crate::host::{Align, Expect, HostFile};
 use crate::op::Step;
 use crate::{
-    AllocationQuery, DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Stats,
+    AllocationQuery, DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Space,
+    Stats,
 };
 
 /// The image.
@@ -88,6 +89,10 @@ impl Image for FileImage {
 
     fn stats(&self) -> Stats {
         self.ledger.total()
+    }
+
+    fn space(&self) -> Option<Space> {
+        self.shared.host.space()
     }
 
     fn close(&self) -> Result<(), Error> {

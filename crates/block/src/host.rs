@@ -8,7 +8,7 @@ use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags, StatxFla
 use rustix::io::Errno;
 
 use crate::lock::{self, Permissions, Refusal};
-use crate::{Allocation, Error, NodeOptions};
+use crate::{Allocation, Error, NodeOptions, Space};
 
 /// What the user has asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +194,20 @@ impl HostFile {
             Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Allocation::data(len)),
             Err(e) => Err(e),
         }
+    }
+
+    /// What the file takes of its file system, which has what is left for it. Nobody asks what is behind a device.
+    pub fn space(&self) -> Option<Space> {
+        if self.is_device {
+            return None;
+        }
+        let blocks = u64::try_from(fs::fstat(&self.fd).ok()?.st_blocks).ok()?;
+        let system = fs::fstatvfs(&self.fd).ok()?;
+        Some(Space {
+            // The unit of `st_blocks`, whatever the file system's blocks are.
+            used: blocks.saturating_mul(512),
+            available: system.f_bavail.saturating_mul(system.f_frsize),
+        })
     }
 
     /// The name for people.

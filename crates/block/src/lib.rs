@@ -42,6 +42,7 @@ mod null;
 mod op;
 mod qcow2;
 mod raw;
+mod space;
 
 use std::rc::Rc;
 
@@ -52,6 +53,7 @@ pub use buffer::{Buffer, run_list, run_owned};
 pub use filter::Stats;
 pub use node::{CacheMode, DetectZeroes, Driver, Locking, NodeOptions, open_node};
 pub use op::{Op, OpKind, Progress};
+pub use space::Space;
 
 /// One reactor's way to an image.
 pub trait DataHandle {
@@ -106,6 +108,10 @@ pub trait Image: Send + Sync + std::fmt::Debug {
 
     /// What has been done through all data handles since the image was opened.
     fn stats(&self) -> Stats;
+
+    /// How much space the image takes now, and how much more there is; `None` where nobody knows. Blocking: for the control
+    /// plane.
+    fn space(&self) -> Option<Space>;
 
     /// Makes everything durable and releases the image's lock; called once, when no data handle is left. Blocking.
     ///

@@ -22,7 +22,7 @@ use rustix::mm;
 use crate::filter::{Gate, Ledger, Policy};
 use crate::{
     Allocation, AllocationQuery, DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress,
-    Stats,
+    Space, Stats,
 };
 
 /// The image.
@@ -66,6 +66,11 @@ impl Image for Memory {
 
     fn stats(&self) -> Stats {
         self.ledger.total()
+    }
+
+    fn space(&self) -> Option<Space> {
+        // The memory is the host's, and nobody has set any of it aside.
+        None
     }
 
     fn close(&self) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lunar_reactor::{Handle, Token};
 
 use crate::filter::{Gate, Ledger, Policy};
-use crate::{DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Stats};
+use crate::{DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Space, Stats};
 
 /// The image.
 #[derive(Debug)]
@@ -61,6 +61,10 @@ impl Image for Null {
 
     fn stats(&self) -> Stats {
         self.ledger.total()
+    }
+
+    fn space(&self) -> Option<Space> {
+        None
     }
 
     fn close(&self) -> Result<(), Error> {

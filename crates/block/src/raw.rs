@@ -10,7 +10,7 @@ use lunar_reactor::{Handle, Token};
 use crate::filter::{Gate, Ledger, Policy};
 use crate::{
     AllocationQuery, DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op, OpKind,
-    Progress, Stats,
+    Progress, Space, Stats,
 };
 
 /// The image.
@@ -107,6 +107,12 @@ impl Image for Raw {
                 ..ledger.total()
             },
         }
+    }
+
+    fn space(&self) -> Option<Space> {
+        // Of a part nobody knows.
+        let whole = self.offset == 0 && self.size == self.file.info().size;
+        whole.then(|| self.file.space()).flatten()
     }
 
     fn close(&self) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! An image knows where it has data.
+//! An image knows where it has data, and how much space that takes.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -119,4 +119,58 @@ fn an_image_that_does_not_know_has_data_everywhere() {
         let io = image.open(&handle).unwrap();
         assert_eq!(map(&io, 0, SIZE).await, [(true, 16)]);
     });
+}
+
+/// What an image takes: empty, with eight units written, and after they were discarded.
+fn used(image: &Arc<dyn Image>) -> [u64; 3] {
+    let image = Arc::clone(image);
+    Reactor::new().run(move |handle| async move {
+        let io = image.open(&handle).unwrap();
+        let used = async || {
+            // A file system may take the space when it writes out.
+            run(&handle, &io, Op::flush()).await.unwrap();
+            let space = image.space().expect("files know their space");
+            assert!(space.available > 0);
+            space.used
+        };
+        let empty = used().await;
+        let len = usize::try_from(8 * UNIT).unwrap();
+        let memory = Memory::with(&[len], 0, &vec![7; len]);
+        let write = Op::write(3 * UNIT, memory.sgl(), false);
+        run(&handle, &io, write).await.unwrap();
+        let written = used().await;
+        let discard = Op::discard(3 * UNIT, 8 * UNIT);
+        run(&handle, &io, discard).await.unwrap();
+        [empty, written, used().await]
+    })
+}
+
+#[test]
+fn a_file_takes_the_space_of_what_is_written_to_it() {
+    let dir = disk_dir();
+    let path = raw_file(dir.path(), "disk.raw", SIZE);
+    let file = open_file(&path, &options()).unwrap();
+    let [empty, written, discarded] = used(&file);
+    assert!(written >= empty + 8 * UNIT);
+    assert!(discarded < empty + UNIT);
+    let raw = |offset, size| {
+        let file = Arc::clone(&file);
+        open_node(Driver::Raw { file, offset, size }, &options()).unwrap()
+    };
+    assert_eq!(raw(0, None).space().unwrap().used, discarded);
+    assert_eq!(raw(UNIT, None).space(), None, "of a part nobody knows");
+}
+
+#[test]
+fn a_qcow2_file_takes_the_space_of_what_is_written_to_it() {
+    let dir = disk_dir();
+    let path = qcow2_file(dir.path(), "disk.qcow2", SIZE, &[]);
+    let [empty, written, _] = used(&open_qcow2(&path, &options()).unwrap());
+    assert!(written >= empty + 8 * UNIT);
+}
+
+#[test]
+fn memory_has_no_space_of_its_own() {
+    let image = open_node(Driver::Memory { size: SIZE }, &options()).unwrap();
+    assert_eq!(image.space(), None);
 }

@@ -15,8 +15,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use lunar_block::{
-    DataHandle, DetectZeroes, Driver, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Stats,
-    open_node,
+    DataHandle, DetectZeroes, Driver, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Space,
+    Stats, open_node,
 };
 use lunar_reactor::{Handle, Token};
 use support::suite::conforms;
@@ -230,6 +230,9 @@ impl Image for Liar {
     }
     fn stats(&self) -> Stats {
         self.0.stats()
+    }
+    fn space(&self) -> Option<Space> {
+        self.0.space()
     }
     fn close(&self) -> Result<(), Error> {
         self.0.close()

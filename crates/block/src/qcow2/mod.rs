@@ -28,7 +28,7 @@ use crate::filter::{Gate, Ledger, Policy};
 use crate::host::{Expect, HostFile};
 use crate::{
     Allocation, AllocationQuery, DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op,
-    OpKind, Progress, Stats,
+    OpKind, Progress, Space, Stats,
 };
 
 type Access = FormatAccess<QcowFile>;
@@ -212,6 +212,11 @@ impl Image for Qcow2 {
 
     fn stats(&self) -> Stats {
         self.ledger.total()
+    }
+
+    fn space(&self) -> Option<Space> {
+        // The layers beneath are not written to. Clusters that are free again inside the file still count: it does not shrink.
+        self.files.first()?.shared().host.space()
     }
 
     fn close(&self) -> Result<(), Error> {

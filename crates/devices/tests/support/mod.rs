@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lunar_block::{
-    Allocation, AllocationQuery, DataHandle, Error, Image, Info, Op, OpKind, Progress, Stats,
+    Allocation, AllocationQuery, DataHandle, Error, Image, Info, Op, OpKind, Progress, Space, Stats,
 };
 use lunar_devices::{Disk, DiskConfig};
 use lunar_reactor::{App, Config, Handle, Token, spawn};
@@ -46,6 +46,8 @@ pub struct Recorder {
     pub slow: bool,
     /// This byte reads as zero whatever is written there.
     pub forgets_byte: Option<usize>,
+    /// How full its host is.
+    pub space: Mutex<Option<Space>>,
 }
 
 impl Recorder {
@@ -67,6 +69,7 @@ impl Recorder {
             failure: Mutex::default(),
             slow: false,
             forgets_byte: None,
+            space: Mutex::default(),
         }
     }
 
@@ -122,6 +125,10 @@ impl Image for Recorded {
 
     fn stats(&self) -> Stats {
         Stats::default()
+    }
+
+    fn space(&self) -> Option<Space> {
+        *self.0.space.lock().unwrap()
     }
 
     fn close(&self) -> Result<(), Error> {

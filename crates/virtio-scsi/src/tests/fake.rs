@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use lunar_block::{DataHandle, Error, Image, Info, Op, OpKind, Progress, Stats};
+use lunar_block::{DataHandle, Error, Image, Info, Op, OpKind, Progress, Space, Stats};
 use lunar_reactor::{Handle, Token};
 use lunar_scsi::{Cdb, DeviceType, Profile, Row};
 use lunar_target::{Command, Completion, Extent, LogicalUnit, LuState, NexusId, Outcome};
@@ -232,6 +232,9 @@ impl Image for Gate {
     }
     fn stats(&self) -> Stats {
         Stats::default()
+    }
+    fn space(&self) -> Option<Space> {
+        None
     }
     fn close(&self) -> Result<(), Error> {
         Ok(())
