@@ -5,8 +5,12 @@
 //! starting, and when it is at the front, the transport waits until those that were started before are over. When it is
 //! done, whoever stands behind it is called, in the order of arrival, up to the next one that wants to be alone.
 //!
-//! A [`Place`] in the line is given up by dropping it, wherever and for whatever reason: ended by task management, done,
-//! or lost with its worker. Nobody who stands behind can be forgotten.
+//! Whoever is called stays in the line until he has begun: only then is it the turn of one behind him who wants to be
+//! alone. So a command that turns out to want that itself (it was parked before anybody had looked what it is) has kept
+//! its place.
+//!
+//! A [`Place`] in the line is given up by dropping it, wherever and for whatever reason: begun, ended by task management,
+//! done, or lost with its worker. Nobody who stands behind can be forgotten.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -55,7 +59,8 @@ impl Calls {
     }
 }
 
-/// Those who wait, and the one at the front who has the unit, or will have it when others are over.
+/// Those who wait, those who were called and have not begun, and the one at the front who has the unit, or will have it
+/// when others are over.
 #[derive(Default)]
 pub(crate) struct Line(VecDeque<Waiter>);
 
@@ -65,6 +70,13 @@ struct Waiter {
     exclusive: bool,
     /// Taken when the turn has come.
     turn: Option<Turn>,
+}
+
+impl Waiter {
+    /// Wants to be alone, with something that a command of this extent touches.
+    fn keeps_out(&self, extent: &Extent) -> bool {
+        self.exclusive && overlap(&self.extent, extent)
+    }
 }
 
 /// Where to join a line.
@@ -83,9 +95,7 @@ impl Line {
 
     /// Whether a command must not simply be started.
     pub(crate) fn blocks(&self, extent: &Extent) -> bool {
-        self.0
-            .iter()
-            .any(|waiter| waiter.exclusive && overlap(&waiter.extent, extent))
+        self.0.iter().any(|waiter| waiter.keeps_out(extent))
     }
 
     fn join(&mut self, waiter: Waiter, rank: Rank) -> Calls {
@@ -101,21 +111,44 @@ impl Line {
         self.advance()
     }
 
-    /// Lets everybody go who stands in front of the first that wants to be alone, and calls that one.
+    /// One who was called wants to be alone, with `extent`: he will be called again.
+    fn single_out(&mut self, ticket: Ticket, extent: Extent, turn: Turn) -> Calls {
+        if let Some(waiter) = self.0.iter_mut().find(|waiter| waiter.ticket == ticket) {
+            waiter.extent = extent;
+            waiter.exclusive = true;
+            waiter.turn = Some(turn);
+        }
+        self.advance()
+    }
+
+    /// Whether one who was called may begin. If not, because somebody ahead of him was singled out meanwhile, he will be
+    /// called again.
+    fn may_begin(&mut self, ticket: Ticket, turn: Turn) -> bool {
+        let line = self.0.make_contiguous();
+        let at = line.iter().position(|waiter| waiter.ticket == ticket);
+        let (ahead, rest) = line.split_at_mut(at.unwrap_or(0));
+        let [waiter, ..] = rest else {
+            return true;
+        };
+        let free = !ahead.iter().any(|other| other.keeps_out(&waiter.extent));
+        if !free {
+            waiter.turn = Some(turn);
+        }
+        free
+    }
+
+    /// Calls everybody who stands in front of the first that wants to be alone, and that one if it is at the front.
     fn advance(&mut self) -> Calls {
         let mut calls = Vec::new();
-        while let Some(mut front) = self.0.pop_front() {
-            calls.extend(front.turn.take().map(|turn| (front.ticket, turn)));
-            if front.exclusive {
-                self.0.push_front(front);
+        for (at, waiter) in self.0.iter_mut().enumerate() {
+            if at == 0 || !waiter.exclusive {
+                calls.extend(waiter.turn.take().map(|turn| (waiter.ticket, turn)));
+            }
+            if waiter.exclusive {
                 break;
             }
         }
         Calls(calls)
-    }
-
-    fn holds(&self, ticket: Ticket) -> bool {
-        self.0.iter().any(|waiter| waiter.ticket == ticket)
     }
 }
 
@@ -198,11 +231,27 @@ impl Place {
         self.exclusive
     }
 
-    /// Whether it still is in the line: a command that may run beside others leaves it when its turn comes, one that has
-    /// to be alone when it is over.
+    /// Whether the command, whose turn has come, may begin beside others now. If not, `turn` is called once more.
     #[must_use]
-    pub fn is_in_line(&self) -> bool {
-        self.unit.state().with_line(|line| line.holds(self.ticket))
+    pub fn may_begin(&self, turn: impl FnOnce(Ticket) + Send + 'static) -> bool {
+        let state = self.unit.state();
+        state.change_line(|line| line.may_begin(self.ticket, Box::new(turn)))
+    }
+
+    /// The command, whose turn has come, wants to be alone with `extent`: it keeps its place, and `turn` is called when
+    /// that is at the front.
+    #[must_use]
+    pub fn singled_out(
+        mut self,
+        extent: Extent,
+        turn: impl FnOnce(Ticket) + Send + 'static,
+    ) -> Place {
+        self.exclusive = true;
+        let state = self.unit.state();
+        state
+            .change_line(|line| line.single_out(self.ticket, extent, Box::new(turn)))
+            .make();
+        self
     }
 }
 
@@ -241,16 +290,20 @@ mod tests {
 
     impl Model {
         fn join(&mut self, exclusive: bool, rank: Rank) -> Ticket {
-            let (ticket, called) = (Ticket::new(), self.called.clone());
-            let turn: Turn = Box::new(move |ticket| called.lock().unwrap().push(ticket));
+            let ticket = Ticket::new();
             let waiter = Waiter {
                 ticket,
                 extent: None,
                 exclusive,
-                turn: Some(turn),
+                turn: Some(self.turn()),
             };
             self.line.join(waiter, rank).make();
             ticket
+        }
+
+        fn turn(&self) -> Turn {
+            let called = self.called.clone();
+            Box::new(move |ticket| called.lock().unwrap().push(ticket))
         }
 
         fn called(&self) -> Vec<Ticket> {
@@ -278,15 +331,44 @@ mod tests {
         let head = model.join(false, Rank::Head);
         assert_eq!(model.called(), []);
         model.line.leave(first).make();
-        assert_eq!(model.called(), [head, a, b, second]);
+        assert_eq!(model.called(), [head, a, b]);
+        for begun in [b, head, a] {
+            assert_eq!(model.called(), [], "not before all of them have begun");
+            model.line.leave(begun).make();
+        }
+        assert_eq!(model.called(), [second]);
         model.line.leave(second).make();
         assert_eq!(model.called(), [behind]);
+        model.line.leave(behind).make();
         assert!(model.line.is_empty());
+    }
+
+    #[test]
+    fn one_that_turns_out_to_want_to_be_alone_keeps_its_place() {
+        let mut model = Model::default();
+        let first = model.join(true, Rank::Tail);
+        let [before, one, behind] = [(); 3].map(|()| model.join(false, Rank::Tail));
+        let last = model.join(true, Rank::Tail);
+        model.line.leave(first).make();
+        assert_eq!(model.called(), [first, before, one, behind]);
+        let turn = model.turn();
+        model.line.single_out(one, None, turn).make();
+        let turn = model.turn();
+        assert!(!model.line.may_begin(behind, turn));
+        let turn = model.turn();
+        assert!(model.line.may_begin(before, turn));
+        assert_eq!(model.called(), []);
+        model.line.leave(before).make();
+        assert_eq!(model.called(), [one]);
+        model.line.leave(one).make();
+        assert_eq!(model.called(), [behind]);
+        model.line.leave(behind).make();
+        assert_eq!(model.called(), [last]);
     }
 
     proptest! {
         #[test]
-        fn whoever_leaves_and_whenever_everybody_else_has_a_turn_once(
+        fn whoever_leaves_and_whenever_everybody_has_a_turn_and_those_who_want_to_be_alone_are(
             steps in prop::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), any::<prop::sample::Index>()), 1..60),
         ) {
             let mut model = Model::default();
@@ -295,10 +377,16 @@ mod tests {
                 if join || there.is_empty() {
                     let rank = if head { Rank::Head } else { Rank::Tail };
                     there.push(model.join(exclusive, rank));
+                } else if exclusive && let Some(&one) = called.last() {
+                    let turn = model.turn();
+                    model.line.single_out(one, None, turn).make();
                 } else {
                     model.line.leave(there.swap_remove(which.index(there.len()))).make();
                 }
                 called.extend(model.called());
+                if let Some(alone) = model.line.0.iter().position(|waiter| waiter.exclusive && waiter.turn.is_none()) {
+                    prop_assert_eq!(alone, 0);
+                }
             }
             while let Some(front) = model.line.0.front().map(|waiter| waiter.ticket) {
                 // Somebody has always been called: nobody waits for nothing.
@@ -307,7 +395,7 @@ mod tests {
                 called.extend(model.called());
             }
             for ticket in there {
-                prop_assert_eq!(called.iter().filter(|&&other| other == ticket).count(), 1);
+                prop_assert!(called.contains(&ticket));
             }
         }
     }

@@ -343,10 +343,6 @@ impl LuState {
         self.change(|shared| change(&mut shared.line))
     }
 
-    pub(crate) fn with_line<T>(&self, read: impl FnOnce(&Line) -> T) -> T {
-        read(&self.lock().line)
-    }
-
     pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
         // The closures above leave the state whole at every step: a panic elsewhere in the process is no reason to
         // lose the unit.

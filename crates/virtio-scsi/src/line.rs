@@ -22,19 +22,6 @@ pub(crate) struct Parked {
     /// What it may touch.
     pub extent: Extent,
     pub what: Pending,
-    /// It was let go, the word has not reached it yet, and somebody who wants to be alone waits for it. Not among those
-    /// who wait for its end: it may turn out that it wants to be alone itself, and has to wait for that one.
-    pub in_the_way_of: Vec<Barrier>,
-}
-
-impl Parked {
-    pub fn new(extent: Extent, what: Pending) -> Parked {
-        Parked {
-            extent,
-            what,
-            in_the_way_of: Vec::new(),
-        }
-    }
 }
 
 /// How it goes on.

@@ -126,12 +126,7 @@ impl Requests {
             }
             match slot.start(port, bench, ring.token(number)) {
                 Ok(None) => {}
-                Ok(Some(end)) => {
-                    if slot.fails_alone(&end, bench, ring.token(number)) {
-                        slot.finish(ring, end);
-                        self.free.push(number);
-                    }
-                }
+                Ok(Some(end)) => self.end(ring, bench, number, end),
                 Err(error) => {
                     ring.abandon(&error);
                     self.free.push(number);
@@ -142,18 +137,24 @@ impl Requests {
         limit
     }
 
+    /// A command has come to its end, which is reported now, or when those are over that it takes with it.
+    #[inline]
+    fn end(&mut self, ring: &mut Ring, bench: &Bench, number: usize, end: End) {
+        if let Some(slot) = self.slots.get_mut(number)
+            && slot.fails_alone(&end, bench, ring.token(number))
+        {
+            slot.finish(ring, end);
+            self.free.push(number);
+        }
+    }
+
     /// The operation or task of a command has got on.
     #[inline]
     pub fn resume(&mut self, ring: &mut Ring, bench: &Bench, number: usize, result: i32) {
-        let Some(slot) = self.slots.get_mut(number) else {
-            return;
-        };
-        if let Some(completion) = slot.resume(ring.token(number), result) {
-            let end = End::Completed(completion);
-            if slot.fails_alone(&end, bench, ring.token(number)) {
-                slot.finish(ring, end);
-                self.free.push(number);
-            }
+        if let Some(slot) = self.slots.get_mut(number)
+            && let Some(completion) = slot.resume(ring.token(number), result)
+        {
+            self.end(ring, bench, number, End::Completed(completion));
         }
     }
 
@@ -176,14 +177,10 @@ impl Requests {
         (number, ticket): (usize, Ticket),
         alone: bool,
     ) {
-        let Some(slot) = self.slots.get_mut(number) else {
-            return;
-        };
-        if let Some(end) = slot.turn(port, bench, (ring.token(number), ticket), alone)
-            && slot.fails_alone(&end, bench, ring.token(number))
+        if let Some(slot) = self.slots.get_mut(number)
+            && let Some(end) = slot.turn(port, bench, (ring.token(number), ticket), alone)
         {
-            slot.finish(ring, end);
-            self.free.push(number);
+            self.end(ring, bench, number, end);
         }
     }
 
@@ -356,7 +353,7 @@ impl Slot {
             }
             Outcome::Exclusive(extent, task) => {
                 let ended = std::mem::take(&mut bench.ended);
-                if self.place.is_some() {
+                if self.place.as_ref().is_some_and(Place::is_exclusive) {
                     // An ORDERED command, which is alone already.
                     return self.run(bench, token, task, ended);
                 }
@@ -396,9 +393,12 @@ impl Slot {
         let (Some(unit), Some(seat)) = (&self.unit, bench.seat(token)) else {
             return Some(End::Transport(Response::Failure));
         };
-        let place = Place::exclusive(&unit.unit, extent.clone(), seat.turn());
-        self.place = Some(place);
-        self.stage = Stage::Parked(Box::new(Parked::new(extent, what)));
+        self.place = Some(match self.place.take() {
+            // It has waited until now, and does not join the line anew.
+            Some(place) => place.singled_out(extent.clone(), seat.turn()),
+            None => Place::exclusive(&unit.unit, extent.clone(), seat.turn()),
+        });
+        self.stage = Stage::Parked(Box::new(Parked { extent, what }));
         None
     }
 
@@ -420,7 +420,7 @@ impl Slot {
         };
         self.place = Some(place);
         let what = Pending::Command(*cdb);
-        self.stage = Stage::Parked(Box::new(Parked::new(extent, what)));
+        self.stage = Stage::Parked(Box::new(Parked { extent, what }));
         true
     }
 
@@ -435,11 +435,13 @@ impl Slot {
     ) -> Option<End> {
         let place = self.place.as_ref().filter(|p| p.ticket() == ticket)?;
         let unit = self.unit.as_ref()?;
-        let Stage::Parked(parked) = &mut self.stage else {
+        let Stage::Parked(parked) = &self.stage else {
             return None;
         };
         if !place.is_exclusive() {
-            self.place = None;
+            if !place.may_begin(bench.seat(token)?.turn()) {
+                return None;
+            }
         } else if !alone {
             let seat = bench.seat(token)?;
             seat.clear_the_way(&bench.peers, ticket, &unit.unit, &parked.extent);
@@ -455,9 +457,8 @@ impl Slot {
                 self.begin(port, bench, address, &cdb, (token, Rank::Tail), true)
             }
         };
-        if !matches!(self.stage, Stage::Parked(_)) {
-            self.waiting.extend(parked.in_the_way_of);
-        }
+        // Whoever stands behind it finds it in flight.
+        self.place.take_if(|place| !place.is_exclusive());
         end
     }
 
@@ -466,19 +467,14 @@ impl Slot {
         if !self.unit.as_ref().is_some_and(|u| u.is(&fence.unit)) {
             return;
         }
-        let collides = match &mut self.stage {
-            Stage::Free | Stage::Failed(_) => false,
+        let collides = match &self.stage {
+            // Those who wait in line come later, or have made sure of their turn.
+            Stage::Free | Stage::Failed(_) | Stage::Parked(_) => false,
             Stage::Io { asked, .. } => {
                 let end = asked.offset.saturating_add(asked.len);
                 overlap(&fence.extent, &Some(asked.offset..end))
             }
             Stage::Task(..) => true,
-            Stage::Parked(parked) => {
-                if self.place.as_ref().is_some_and(|p| !p.is_in_line()) {
-                    parked.in_the_way_of.push(fence.over.clone());
-                }
-                false
-            }
         };
         if collides {
             self.waiting.push(fence.over.clone());

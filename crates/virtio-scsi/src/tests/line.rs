@@ -324,3 +324,24 @@ fn a_head_of_queue_task_overtakes_those_that_wait() {
     b.wait(&waits).good();
     assert_eq!(fake.gate.word(0), 1, "the ordered write came last");
 }
+
+#[test]
+fn a_command_that_waits_and_then_wants_to_be_alone_keeps_its_place_before_an_ordered_task() {
+    let (fake, [mut a, mut b]) = pair(2);
+    for round in 0..20 {
+        fake.gate.shut();
+        let alone = add(&mut a, REQUEST, 1, 1);
+        fake.gate.await_waiting(1);
+        let first = add(&mut b, REQUEST, 2, 0);
+        let second = ordered(&mut b, REQUEST, 3, 0, 100);
+        let third = add(&mut b, REQUEST, 4, 0);
+        // A query has taken what is in the rings before it is answered.
+        assert_eq!(b.manage(QUERY_TASK, lun(0, LUN), 4), SUCCEEDED);
+        fake.gate.release();
+        a.wait(&alone).good();
+        for ticket in [first, second, third] {
+            b.wait(&ticket).good();
+        }
+        assert_eq!(fake.gate.word(0), 101, "round {round}");
+    }
+}
