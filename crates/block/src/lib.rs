@@ -53,7 +53,7 @@ pub use buffer::{Buffer, run_list, run_owned};
 pub use filter::Stats;
 pub use node::{CacheMode, DetectZeroes, Driver, Locking, NodeOptions, open_node};
 pub use op::{Op, OpKind, Progress};
-pub use space::Space;
+pub use space::{Space, space_of};
 
 /// One reactor's way to an image.
 pub trait DataHandle {

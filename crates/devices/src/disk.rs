@@ -18,6 +18,7 @@ mod power;
 mod prefetch;
 mod self_test;
 mod settings;
+mod thresholds;
 mod transfer;
 mod unmap;
 mod verify;
@@ -46,6 +47,7 @@ use config::Limits;
 use erase::Eraser;
 use identity::Identity;
 use power::Power;
+use thresholds::Told;
 
 /// A disk (`scsi-hd`).
 #[derive(Debug)]
@@ -60,6 +62,8 @@ struct Unit {
     state: Arc<LuState>,
     profile: Profile,
     limits: Limits,
+    /// How full the host is can be known, and initiators can have themselves told.
+    thresholds: bool,
     identity: Identity,
     config: DiskConfig,
     image: Arc<dyn Image>,
@@ -76,6 +80,8 @@ struct Unit {
     eraser: Eraser,
     /// Where saved mode pages and the like are kept.
     settings: Option<Sidecar>,
+    /// Which thresholds initiators have been told of.
+    told: Told,
     /// What the copy manager remembers.
     copies: copy::Copies,
 }
@@ -103,7 +109,8 @@ impl Disk {
         features.set(Features::ATOMIC_WRITE, limits.max_atomic != 0);
         let write_cache = config.write_cache != OnOffAuto::Off;
         let common = spc::Common::default();
-        let mut mode = mode::pages(write_cache, config.beside.is_some());
+        let thresholds = limits.unmap && image.space().is_some();
+        let mut mode = mode::pages(write_cache, thresholds, config.beside.is_some());
         let settings = config
             .beside
             .as_deref()
@@ -118,6 +125,7 @@ impl Disk {
             state: Arc::new(state),
             profile: Profile::new(DeviceType::Disk).with(features),
             limits,
+            thresholds,
             identity,
             read_only: info.read_only,
             capacity: AtomicU64::new(info.size >> limits.block_shift),
@@ -129,13 +137,16 @@ impl Disk {
             background: Background::default(),
             eraser,
             settings,
+            told: Told::default(),
             copies: copy::Copies::default(),
             config,
             image,
         };
-        Ok(Arc::new(Disk {
-            unit: Arc::new(unit),
-        }))
+        let unit = Arc::new(unit);
+        if !unit.thresholds_in_force().is_empty() {
+            thresholds::watch(&unit);
+        }
+        Ok(Arc::new(Disk { unit }))
     }
 
     /// Restores the persistent reservations that are kept in the file at `path`, and keeps them there from now on.
@@ -213,6 +224,9 @@ impl LogicalUnit for Disk {
             Operation::FormatUnit => erase::format(&self.unit, &command),
             Operation::Sanitize => erase::sanitize(&self.unit, &command),
             Operation::PreventAllowMediumRemoval => power::prevent_allow(&self.unit, &command),
+            Operation::LogSense if thresholds::is_asked_for(&self.unit, &command) => {
+                thresholds::log_sense(&self.unit, &command)
+            }
             _ => Ok(spc::execute(self, row, command)),
         };
         outcome.unwrap_or_else(Outcome::check)
@@ -264,6 +278,9 @@ impl LogicalUnit for Disk {
         self.unit.copies.forget(None);
         self.unit.state.reset();
         self.unit.reset_mode_pages();
+        if !self.unit.thresholds_in_force().is_empty() {
+            thresholds::watch(&self.unit);
+        }
     }
 
     fn nexus_loss(&self, nexus: NexusId) {
@@ -326,7 +343,7 @@ impl spc::Primary for Disk {
     }
 
     fn log_pages(&self) -> &'static [(u8, u8)] {
-        log::PAGES
+        self.unit.log_pages()
     }
 
     fn log_page(&self, key: (u8, u8), values: Values) -> Vec<Parameter> {

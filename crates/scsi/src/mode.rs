@@ -11,9 +11,11 @@
 mod page;
 mod rules;
 mod select;
+mod thresholds;
 
 pub use page::{ModePage, code};
 pub use rules::{ErrorSpread, TaskRules};
+pub use thresholds::{Resource, Threshold};
 
 use crate::be::Fields;
 use crate::cdb::Cdb;

@@ -365,10 +365,12 @@ pub struct LogicalBlockProvisioning {
     pub reads_zeroes: bool,
     /// PROVISIONING TYPE.
     pub provisioning: ProvisioningType,
+    /// THRESHOLD EXPONENT: logical blocks in a threshold set, as a power of two. 0 exactly if the unit has no thresholds.
+    pub threshold_exponent: u8,
 }
 
 impl LogicalBlockProvisioning {
-    /// The page; no thresholds, no provisioning group.
+    /// The page; no anchored blocks, no provisioning group.
     #[must_use]
     pub fn to_bytes(&self, peripheral: Peripheral) -> [u8; 8] {
         let flags = u8::from(self.unmap) << 7
@@ -381,7 +383,7 @@ impl LogicalBlockProvisioning {
             code,
             0,
             4,
-            0,
+            self.threshold_exponent,
             flags,
             self.provisioning as u8,
             0,

@@ -8,7 +8,7 @@ use lunar_scsi::vpd::{
 };
 use lunar_scsi::{DeviceType, Features};
 
-use super::{Unit, copy, unmap};
+use super::{Unit, copy, thresholds, unmap};
 
 const PERIPHERAL: Peripheral = Peripheral::connected(DeviceType::Disk);
 
@@ -146,6 +146,11 @@ impl Unit {
                 ProvisioningType::Thin
             } else {
                 ProvisioningType::Full
+            },
+            threshold_exponent: if self.thresholds {
+                thresholds::exponent(self.limits.block_shift)
+            } else {
+                0
             },
         }
     }

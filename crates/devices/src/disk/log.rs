@@ -10,12 +10,26 @@ use lunar_scsi::log::{NO_TEMPERATURE, Parameter, Values, code};
 use super::Unit;
 
 /// The pages, ascending.
-pub(super) const PAGES: &[(u8, u8)] = &[
+const PAGES: &[(u8, u8)] = &[
     code::SUPPORTED_PAGES,
     code::SUPPORTED_SUBPAGES,
     code::WRITE_ERRORS,
     code::READ_ERRORS,
     code::VERIFY_ERRORS,
+    code::TEMPERATURE,
+    code::SELF_TEST_RESULTS,
+    code::STATISTICS,
+    code::INFORMATIONAL_EXCEPTIONS,
+];
+
+/// Those of a disk that knows how full its host is.
+const PAGES_WITH_THRESHOLDS: &[(u8, u8)] = &[
+    code::SUPPORTED_PAGES,
+    code::SUPPORTED_SUBPAGES,
+    code::WRITE_ERRORS,
+    code::READ_ERRORS,
+    code::VERIFY_ERRORS,
+    code::LOGICAL_BLOCK_PROVISIONING,
     code::TEMPERATURE,
     code::SELF_TEST_RESULTS,
     code::STATISTICS,
@@ -44,6 +58,15 @@ struct Before {
 }
 
 impl Unit {
+    pub(super) fn log_pages(&self) -> &'static [(u8, u8)] {
+        if self.thresholds {
+            PAGES_WITH_THRESHOLDS
+        } else {
+            PAGES
+        }
+    }
+
+    /// The page, if it is not one that takes longer to find out ([`thresholds`](super::thresholds)).
     pub(super) fn log_page(&self, key: (u8, u8), values: Values) -> Vec<Parameter> {
         let counters = &self.counters;
         let before = counters

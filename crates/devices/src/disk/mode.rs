@@ -1,5 +1,4 @@
-//! The disk's mode pages: error recovery, caching (WCE), control (D_SENSE, SWP, and the
-//! rules of task sets).
+//! The disk's mode pages: error recovery, caching (WCE), control (D_SENSE, SWP, and the rules of task sets), thresholds.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -11,7 +10,7 @@ use lunar_target::{Command, Outcome, spc};
 
 use super::medium::Medium;
 use super::transfer::task;
-use super::{Unit, settings};
+use super::{Unit, settings, thresholds};
 
 /// D_SENSE in byte 2 of the control page.
 const D_SENSE: (usize, u8) = (2, 0x04);
@@ -19,12 +18,11 @@ const D_SENSE: (usize, u8) = (2, 0x04);
 const SWP: (usize, u8) = (4, 0x08);
 
 /// The pages with their default values.
-pub(super) fn pages(write_cache: bool, savable: bool) -> ModePages {
+pub(super) fn pages(write_cache: bool, thresholds: bool, savable: bool) -> ModePages {
     let control = ModePage::control()
         .with_changeable(D_SENSE.0, D_SENSE.1)
         .with_changeable(SWP.0, SWP.1);
-    let pages = ModePages::new([
-        ModePage::read_write_error_recovery(),
+    let mut pages = vec![
         ModePage::caching(write_cache),
         TaskRules::CHANGEABLE
             .into_iter()
@@ -34,7 +32,14 @@ pub(super) fn pages(write_cache: bool, savable: bool) -> ModePages {
         ModePage::control_extension(),
         ModePage::power_condition(),
         ModePage::informational_exceptions(),
-    ]);
+    ];
+    if thresholds {
+        pages.push(ModePage::read_write_error_recovery_with_thresholds());
+        pages.push(ModePage::logical_block_provisioning());
+    } else {
+        pages.push(ModePage::read_write_error_recovery());
+    }
+    let pages = ModePages::new(pages);
     if savable { pages.with_saving() } else { pages }
 }
 
@@ -68,6 +73,10 @@ pub(super) fn changed(
     command: &Command<'_>,
     transferred: usize,
 ) -> Result<Outcome, Sense> {
+    // It looks when the pages are not locked any more.
+    if pages.thresholds().next().is_some() {
+        thresholds::watch(unit);
+    }
     let enabled = pages.write_cache_enabled();
     let was_enabled = unit.write_cache.swap(enabled, Ordering::Relaxed);
     let flush = was_enabled && !enabled;

@@ -379,6 +379,11 @@ impl Bench {
         }
     }
 
+    /// Waits.
+    pub async fn pause(&self, time: Duration) {
+        self.reactor.sleep(time).await;
+    }
+
     /// Runs a command from A without data-out.
     pub async fn ask(&self, cdb: &[u8], room: usize) -> Answer {
         self.from(A, cdb, &[], room).await

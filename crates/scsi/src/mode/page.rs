@@ -14,6 +14,8 @@ pub mod code {
     pub const POWER_CONDITION: (u8, u8) = (0x1a, 0x00);
     /// Informational Exceptions Control (SBC-3).
     pub const INFORMATIONAL_EXCEPTIONS: (u8, u8) = (0x1c, 0x00);
+    /// Logical Block Provisioning (SBC-3).
+    pub const LOGICAL_BLOCK_PROVISIONING: (u8, u8) = (0x1c, 0x02);
 }
 
 /// A mode page: its values, those that were saved, their defaults, and the mask of what an initiator may change.

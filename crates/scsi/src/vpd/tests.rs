@@ -131,8 +131,9 @@ fn characteristics_and_provisioning_are_laid_out_as_sbc_says() {
         write_same_10: true,
         reads_zeroes: true,
         provisioning: ProvisioningType::Thin,
+        threshold_exponent: 11,
     };
-    assert_eq!(page.to_bytes(DISK), [0x00, 0xb2, 0, 4, 0, 0xe4, 0x02, 0]);
+    assert_eq!(page.to_bytes(DISK), [0x00, 0xb2, 0, 4, 11, 0xe4, 0x02, 0]);
 }
 
 proptest! {
