@@ -63,7 +63,7 @@ pub struct Serve {
     pub device: Vec<String>,
 
     /// Request queues of a controller [default: one for each CPU of the host]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(crate::catalog::MAX_QUEUES)))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(lunar_host::catalog::MAX_QUEUES)))]
     pub queues: Option<u16>,
 
     /// Threads that serve the queues

@@ -1,13 +1,11 @@
 //! From the command line's declarations to a [`Model`], or to the help text that one of them asks for.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use lunar_host::catalog::{self, DeviceKind};
+use lunar_host::keyval::{BLOCKDEV, DEVICE, DRIVE, Options, Syntax};
+use lunar_host::model::{self, Model, Socket};
+use lunar_host::property;
 
 use crate::args::Serve;
-use crate::catalog::{self, DeviceKind};
-use crate::keyval::{BLOCKDEV, DEVICE, DRIVE, Options, Syntax};
-use crate::model::{self, Model};
-use crate::property;
 
 /// A command line that cannot be carried out: the option, its value, and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -21,11 +19,9 @@ pub enum Error {
         #[source]
         error: model::Error,
     },
-    /// No socket was given.
-    #[error(
-        "controller {0} has no socket; give --socket-path PATH, or socket=PATH in its --device"
-    )]
-    NoSocket(String),
+    /// The sockets do not suit the controllers.
+    #[error(transparent)]
+    Socket(#[from] model::Error),
     /// More than one controller waits for the one socket of the command line.
     #[error(
         "{option} is for one controller, but {first} and {second} have no socket of their own; give socket=PATH in their --device"
@@ -44,25 +40,6 @@ pub enum Error {
         /// `--socket-path` or `--fd`.
         option: &'static str,
     },
-    /// Two controllers on one path.
-    #[error("controllers {first} and {second} have the same socket {}; each needs its own", .path.display())]
-    SameSocket {
-        /// The path.
-        path: PathBuf,
-        /// A controller.
-        first: String,
-        /// Another.
-        second: String,
-    },
-}
-
-/// Where a controller meets its front end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Socket {
-    /// Bound by us.
-    Path(PathBuf),
-    /// Opened by whoever started us.
-    Fd(i32),
 }
 
 /// An option's declarations: how they are spelled, read, and taken.
@@ -118,10 +95,10 @@ pub fn help(serve: &Serve) -> Result<Option<String>, Error> {
                 .filter(|driver| !matches!(&**driver, "help" | "?"));
             let refused = |error| Error::Declaration { origin, error };
             return match (kind.option, driver) {
-                ("--drive", _) => Ok(property::help("--drive", &[catalog::DRIVE])),
+                ("--drive", _) => Ok(property::help("--drive", catalog::DRIVE)),
                 ("--blockdev", None) => Ok(block_drivers()),
                 ("--blockdev", Some(name)) => model::block_driver(&name)
-                    .map(|driver| property::help(driver.name, &[catalog::NODE, driver.table]))
+                    .map(|driver| property::help(driver.name, &driver.tables()))
                     .map_err(refused),
                 (_, None) => Ok(devices()),
                 (_, Some(name)) => model::device(&name).map(device_help).map_err(refused),
@@ -170,9 +147,7 @@ pub fn model(serve: &Serve) -> Result<Model, Error> {
     }
     for text in &serve.drive {
         let (options, origin) = DRIVES.parse(text)?;
-        model
-            .add_drive(&options, &origin)
-            .map_err(refused(origin))?;
+        model.add_drive(options, &origin).map_err(refused(origin))?;
     }
     let mut others = Vec::new();
     for text in &serve.device {
@@ -202,6 +177,7 @@ pub fn model(serve: &Serve) -> Result<Model, Error> {
     model
         .add_automatic_disks()
         .map_err(|(origin, error)| Error::Declaration { origin, error })?;
+    give_socket(serve, &mut model)?;
     Ok(model)
 }
 
@@ -213,53 +189,27 @@ fn is_controller(options: &Options) -> bool {
     driver.is_some_and(|device| device.kind == DeviceKind::Controller)
 }
 
-/// Each controller's socket, in the order of the controllers.
-pub fn sockets(serve: &Serve, model: &Model) -> Result<Vec<Socket>, Error> {
-    let (option, mut given) = match (&serve.socket_path, serve.fd) {
+/// Gives the command line's socket to the controller that has none of its own.
+fn give_socket(serve: &Serve, model: &mut Model) -> Result<(), Error> {
+    let (option, socket) = match (&serve.socket_path, serve.fd) {
         (_, Some(fd)) => ("--fd", Some(Socket::Fd(fd))),
         (Some(path), None) => ("--socket-path", Some(Socket::Path(path.clone()))),
         (None, None) => ("--socket-path", None),
     };
-    let mut given_to = None;
-    let mut sockets = Vec::new();
-    let mut by_path: BTreeMap<PathBuf, &str> = BTreeMap::new();
-    for controller in model.controllers() {
-        let name = controller.name();
-        let socket = match (&controller.options.socket, given.take(), given_to) {
-            (Some(path), unused, _) => {
-                given = unused;
-                Socket::Path(PathBuf::from(path))
-            }
-            (None, Some(socket), _) => {
-                given_to = Some(name);
-                socket
-            }
-            (None, None, Some(first)) => {
-                return Err(Error::OneSocket {
-                    option,
-                    first: first.to_owned(),
-                    second: name.to_owned(),
-                });
-            }
-            (None, None, None) => return Err(Error::NoSocket(name.to_owned())),
-        };
-        if let Socket::Path(path) = &socket
-            && let Some(first) = by_path.insert(absolute(path), name)
-        {
-            return Err(Error::SameSocket {
-                path: path.clone(),
-                first: first.to_owned(),
-                second: name.to_owned(),
-            });
+    let controllers = model.controllers().iter();
+    let mut waiting = controllers.filter(|controller| controller.socket.is_none());
+    match (socket, waiting.next(), waiting.next()) {
+        (None, None, _) => Ok(()),
+        (Some(_), None, _) => Err(Error::SpareSocket { option }),
+        (None, Some(first), _) => Err(model::Error::NoSocket(first.name().to_owned()).into()),
+        (Some(_), Some(first), Some(second)) => Err(Error::OneSocket {
+            option,
+            first: first.name().to_owned(),
+            second: second.name().to_owned(),
+        }),
+        (Some(socket), Some(only), None) => {
+            let bus = only.bus.clone();
+            Ok(model.set_socket(&bus, socket)?)
         }
-        sockets.push(socket);
     }
-    match given {
-        Some(_) => Err(Error::SpareSocket { option }),
-        None => Ok(sockets),
-    }
-}
-
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }

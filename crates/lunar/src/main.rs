@@ -1,7 +1,7 @@
 //! The `lunar` program: the command line around the crates.
 //!
-//! `lunar serve` reads declarations in QEMU's words ([`keyval`], [`property`], [`catalog`]), fits them together
-//! ([`model`]), opens and serves what they say ([`images`], [`serve`]), and prints what to add to QEMU ([`qemu`]).
+//! `lunar serve` reads declarations in QEMU's words ([`declare`]), has them served ([`serve`]; the objects and what they
+//! do are the `lunar-host` crate's), and prints what to add to QEMU ([`qemu`]).
 //! `lunar probe` looks at such a socket from the guest's side ([`probe`]).
 //!
 //! Standard output is for results, standard error for messages and logs. The exit status is 2 when the command line is
@@ -13,16 +13,10 @@
 )]
 
 mod args;
-mod catalog;
 mod declare;
-mod images;
-mod keyval;
-mod model;
 mod probe;
-mod property;
 mod qemu;
 mod serve;
-mod units;
 
 use std::ffi::OsString;
 use std::io::Write;

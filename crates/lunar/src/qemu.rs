@@ -3,15 +3,16 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::declare::Socket;
-use crate::keyval::escape;
-use crate::model::{Address, Controller};
+use lunar_host::keyval::escape;
+use lunar_host::model::{Controller, Socket};
 
 /// What `lunar serve` tells about one disk.
 #[derive(Debug)]
 pub struct Row {
-    /// Where it is.
-    pub address: Address,
+    /// Its target.
+    pub target: u8,
+    /// Its LUN there.
+    pub lun: u16,
     /// Its name.
     pub name: String,
     /// Bytes.
@@ -27,12 +28,10 @@ pub struct Row {
 pub struct Served<'a> {
     /// As declared.
     pub controller: &'a Controller,
-    /// Where its front end comes.
-    pub socket: &'a Socket,
     /// Its request queues.
     pub queues: u16,
     /// Its disks.
-    pub disks: &'a [Row],
+    pub disks: Vec<Row>,
 }
 
 /// The table for people.
@@ -43,9 +42,10 @@ pub fn table(all: &[Served<'_>]) -> String {
             text,
             "{}: {}, {}",
             served.controller.bus,
-            match served.socket {
-                Socket::Path(path) => format!("socket {}", path.display()),
-                Socket::Fd(fd) => format!("socket descriptor {fd}"),
+            match &served.controller.socket {
+                Some(Socket::Path(path)) => format!("socket {}", path.display()),
+                Some(Socket::Fd(fd)) => format!("socket descriptor {fd}"),
+                None => "no socket".to_owned(),
             },
             count(served.queues.into(), "request queue"),
         );
@@ -58,12 +58,12 @@ pub fn table(all: &[Served<'_>]) -> String {
             .map(|row| row.name.chars().count())
             .max()
             .unwrap_or(0);
-        for row in served.disks {
+        for row in &served.disks {
             let _ = writeln!(
                 text,
                 "  target {:>3} LUN {:<5} {:width$}  {:>10}  {}  {}",
-                row.address.target,
-                row.address.lun,
+                row.target,
+                row.lun,
                 row.name,
                 size(row.size.into()),
                 if row.read_only { "ro" } else { "rw" },
@@ -82,9 +82,9 @@ pub fn options(all: &[Served<'_>]) -> String {
     );
     for served in all {
         let name = served.controller.name().replace('.', "-");
-        let path = match served.socket {
-            Socket::Path(path) => absolute(path),
-            Socket::Fd(_) => "SOCKET".to_owned(),
+        let path = match &served.controller.socket {
+            Some(Socket::Path(path)) => absolute(path),
+            _ => "SOCKET".to_owned(),
         };
         let chardev = format!("socket,id=char-{name},path={}", escape(&path));
         let _ = write!(text, " \\\n  -chardev {}", quote(&chardev));
@@ -94,7 +94,7 @@ pub fn options(all: &[Served<'_>]) -> String {
     text.push('\n');
     if all
         .iter()
-        .any(|served| matches!(served.socket, Socket::Fd(_)))
+        .any(|served| matches!(served.controller.socket, Some(Socket::Fd(_))))
     {
         text.push_str("where SOCKET is the path of the socket that was passed with --fd.\n");
     }

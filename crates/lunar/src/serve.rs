@@ -11,18 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use lunar_target::LogicalUnit;
-use lunar_vhost_user::{Running, Server};
-use lunar_virtio_scsi::{Controller, ControllerConfig, Workers, WorkersConfig};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource};
+use lunar_host::model::{Model, Node, NodeDriver, Socket};
+use lunar_host::{Config, Host};
+use lunar_virtio_scsi::WorkersConfig;
+use rustix::process::Resource;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::args::Serve;
-use crate::declare::{self, Socket};
-use crate::images::Images;
-use crate::model::{Address, Model, Node, NodeDriver};
+use crate::declare;
 use crate::qemu::{self, Row, Served};
-use crate::units::{self, Units};
 use crate::{Failure, say, warn};
 
 /// How often a server for one given connection is asked whether it has ended.
@@ -35,175 +32,70 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
         return Ok(());
     }
     let model = declare::model(serve).map_err(Failure::usage)?;
-    let sockets = declare::sockets(serve, &model).map_err(Failure::usage)?;
     start_log(&serve.log).map_err(Failure::Usage)?;
     raise_descriptor_limit();
     let signals = Signals::watch()
         .context("signals")
         .map_err(Failure::Runtime)?;
 
-    let mut images = Images::new(&model);
-    let built = build(serve, &model, &mut images)?;
-    let running = listen(&built.controllers, &model, &sockets).map_err(Failure::Runtime)?;
-
-    announce(&model, &sockets, &built);
+    let config = Config {
+        workers: WorkersConfig {
+            count: serve.workers.into(),
+            spin: Duration::from_micros(serve.poll_us.into()),
+            ..WorkersConfig::default()
+        },
+        queues: serve.queues,
+    };
+    let host = Host::start(config, model).map_err(failure)?;
+    announce(&host);
     signals
-        .wait(&sockets, &running)
+        .wait(&host)
         .context("signals")
         .map_err(Failure::Runtime)?;
-
-    running.into_iter().for_each(Running::stop);
-    drop(built.controllers);
-    built.workers.stop();
-    images.close().map_err(Failure::runtime)
+    host.stop().map_err(failure)
 }
 
-/// The data path of a model.
-struct Built {
-    workers: Arc<Workers>,
-    controllers: Vec<Arc<Controller>>,
-    /// By controller.
-    rows: Vec<Vec<Row>>,
-}
-
-fn build(serve: &Serve, model: &Model, images: &mut Images<'_>) -> Result<Built, Failure> {
-    let mut units = Units::new(model);
-    let mut attached = Vec::new();
-    for (number, controller) in (1..).zip(model.controllers()) {
-        let mut disks = Vec::new();
-        for (address, disk) in &controller.disks {
-            let unit = units.unit(disk, images)?;
-            let image = unit.image().map(|image| image.info());
-            let row = Row {
-                address: *address,
-                name: disk.name.clone(),
-                size: image.as_ref().map_or(0, |info| info.size),
-                read_only: image.is_some_and(|info| info.read_only),
-                image: model
-                    .node(&disk.node)
-                    .map_or_else(String::new, |node| describe(model, node)),
-            };
-            disks.push((row, units::port(disk, number), unit));
-        }
-        attached.push(disks);
+fn failure(error: lunar_host::Error) -> Failure {
+    match error.is_usage() {
+        true => Failure::usage(error),
+        false => Failure::runtime(error),
     }
-    warn_of_content(model);
-
-    let workers = Workers::start(WorkersConfig {
-        count: serve.workers.into(),
-        spin: Duration::from_micros(serve.poll_us.into()),
-        ..WorkersConfig::default()
-    });
-    let workers = workers
-        .context("cannot start the workers")
-        .map_err(Failure::Runtime)?;
-    let mut controllers = Vec::new();
-    let mut rows = Vec::new();
-    for (declared, disks) in model.controllers().iter().zip(attached) {
-        let options = &declared.options;
-        let config = ControllerConfig {
-            id: declared.name().to_owned(),
-            initiator: options.initiator.clone(),
-            request_queues: options.num_queues.unwrap_or_else(|| queues(serve)),
-            max_sectors: options.max_sectors,
-            cmd_per_lun: options.cmd_per_lun,
-            hotplug: options.hotplug,
-            param_change: options.param_change,
-            ..ControllerConfig::default()
-        };
-        let controller = Controller::new(&workers, config).map_err(Failure::runtime)?;
-        let mut shown = Vec::new();
-        for (row, port, disk) in disks {
-            let Address { target, lun } = row.address;
-            controller
-                .attach_through(port, target, lun, disk)
-                .map_err(Failure::runtime)?;
-            shown.push(row);
-        }
-        controllers.push(controller);
-        rows.push(shown);
-    }
-    Ok(Built {
-        workers,
-        controllers,
-        rows,
-    })
 }
 
-/// One for each CPU of the host, as QEMU takes one for each of the guest.
-fn queues(serve: &Serve) -> u16 {
-    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
-    serve.queues.unwrap_or_else(|| {
-        u16::try_from(cpus()).map_or(crate::catalog::MAX_QUEUES, |n| {
-            n.min(crate::catalog::MAX_QUEUES)
-        })
-    })
-}
-
-fn listen(
-    controllers: &[Arc<Controller>],
-    model: &Model,
-    sockets: &[Socket],
-) -> anyhow::Result<Vec<Running>> {
-    let mut servers = Vec::new();
-    for ((controller, declared), socket) in controllers.iter().zip(model.controllers()).zip(sockets)
-    {
-        let options = lunar_vhost_user::Options {
-            config: declared.options.config,
-        };
-        let device = Arc::clone(controller);
-        servers.push(match socket {
-            Socket::Path(path) => Server::bind(path, device, options)?,
-            Socket::Fd(number) => {
-                let fd = inherited(*number).with_context(|| format!("--fd {number}"))?;
-                Server::from_fd(fd, device, options)?
-            }
-        });
-    }
-    servers
-        .into_iter()
-        .map(|server| Ok(server.start()?))
-        .collect()
-}
-
-/// A second descriptor for the open file that is number `number` in this process.
-fn inherited(number: i32) -> std::io::Result<std::os::fd::OwnedFd> {
-    let this: Pid = rustix::process::getpid();
-    let this = rustix::process::pidfd_open(this, PidfdFlags::empty())?;
-    Ok(rustix::process::pidfd_getfd(
-        &this,
-        number,
-        PidfdGetfdFlags::empty(),
-    )?)
-}
-
-fn announce(model: &Model, sockets: &[Socket], built: &Built) {
+fn announce(host: &Host) {
+    let model = host.model();
+    warn_of_content(&model);
     for drive in model.unused_drives() {
         warn(&format!("{}: no device uses this drive", drive.origin));
     }
+    let (controllers, devices) = (host.controllers(), host.devices());
     let mut all = Vec::new();
-    for (((controller, socket), rows), started) in model
-        .controllers()
-        .iter()
-        .zip(sockets)
-        .zip(&built.rows)
-        .zip(&built.controllers)
-    {
+    for controller in model.controllers() {
         for warning in qemu::boot_warnings(controller) {
             warn(&warning);
         }
+        let disks = devices.iter().filter(|device| device.bus == controller.bus);
+        let rows = disks.map(|device| Row {
+            target: device.target,
+            lun: device.lun,
+            name: device.name.clone(),
+            size: device.size,
+            read_only: device.read_only,
+            image: model
+                .node(&device.node)
+                .map_or_else(String::new, |node| describe(&model, node)),
+        });
+        let info = controllers.iter().find(|info| info.bus == controller.bus);
         all.push(Served {
             controller,
-            socket,
-            queues: started.config().request_queues,
-            disks: rows,
+            queues: info.map_or(0, |info| info.queues),
+            disks: rows.collect(),
         });
     }
-    let disks = all.iter().map(|served| served.disks.len()).sum();
     say(&format!(
         "Lunar {} serves {} on {}.\n\n{}\n{}",
         env!("CARGO_PKG_VERSION"),
-        qemu::count(disks, "disk"),
+        qemu::count(devices.len(), "disk"),
         qemu::count(all.len(), "controller"),
         qemu::table(&all),
         qemu::options(&all),
@@ -291,9 +183,11 @@ impl Signals {
     }
 
     /// Returns at the first signal, or when every server has ended by itself.
-    fn wait(&self, sockets: &[Socket], running: &[Running]) -> std::io::Result<()> {
+    fn wait(&self, host: &Host) -> std::io::Result<()> {
         // Only a connection that was given comes to an end; all else sleeps undisturbed.
-        if sockets.iter().any(|socket| matches!(socket, Socket::Fd(_))) {
+        let model = host.model();
+        let mut controllers = model.controllers().iter();
+        if controllers.any(|controller| matches!(controller.socket, Some(Socket::Fd(_)))) {
             self.woken.set_read_timeout(Some(FINISHED_POLL))?;
         }
         loop {
@@ -307,7 +201,7 @@ impl Signals {
                     return Ok(());
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    if running.iter().all(Running::is_finished) {
+                    if host.is_finished() {
                         return Ok(());
                     }
                 }

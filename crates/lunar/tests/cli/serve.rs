@@ -198,6 +198,7 @@ fn a_given_connection_is_served_and_its_end_ends_the_server() {
 fn drives_that_nobody_uses_and_images_that_look_wrong_are_pointed_out() {
     let place = Place::new();
     place.write("q.img", &[b"QFI\xfb".as_slice(), &[0; 1020]].concat());
+    place.image("spare.img", 4096);
     let server = place.serve(
         &[
             "--socket-path",

@@ -141,6 +141,11 @@ impl Options {
         found
     }
 
+    /// Moves what is written about `key` to the front: it is read before all else.
+    pub fn put_first(&mut self, key: &str) {
+        self.0.sort_by_key(|(k, _)| k != key);
+    }
+
     /// Takes out all keys below `prefix` (`file` for `file.driver`), without it.
     pub fn take_nested(&mut self, prefix: &str) -> Options {
         let mut nested = Options::default();

@@ -1,15 +1,31 @@
 //! Controllers, their disks, and where on the bus a disk goes.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::error::Error;
 use crate::catalog::{self, ControllerOptions, DiskOptions};
+
+/// Where a controller meets its front end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Socket {
+    /// Bound by us.
+    Path(PathBuf),
+    /// Opened by whoever started us.
+    Fd(i32),
+}
 
 /// A host adapter.
 #[derive(Clone, Debug)]
 pub struct Controller {
     /// The name of its bus.
     pub bus: String,
+    /// Its place in QEMU's object tree, by which it can be named, too.
+    pub path: String,
+    /// Its number among the controllers that there are at a time, from 1: the target port of its disks.
+    pub number: u16,
+    /// Where it is served; `None` as long as nobody has said so.
+    pub socket: Option<Socket>,
     /// Its properties.
     pub options: ControllerOptions,
     /// Its disks, by address.
@@ -32,6 +48,8 @@ pub struct Disk {
     pub origin: String,
     /// For people: its id, or else its drive's.
     pub name: String,
+    /// Its place in QEMU's object tree, by which it can be named, too.
+    pub path: String,
     /// The node that it shows.
     pub node: String,
     /// Its properties.

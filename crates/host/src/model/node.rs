@@ -6,7 +6,7 @@ use lunar_block::{DetectZeroes, NodeOptions};
 
 use super::error::{Error, Taken};
 use super::{Model, block_driver, name};
-use crate::catalog::{self, BlockKind, BlockOptions};
+use crate::catalog::{BlockKind, BlockOptions};
 use crate::keyval::Options;
 use crate::property;
 
@@ -21,6 +21,8 @@ pub struct Node {
     pub driver: NodeDriver,
     /// How it is opened.
     pub options: NodeOptions,
+    /// Declared inside another node or by a drive, with which it goes.
+    pub(super) inline: bool,
     pub(super) users: Vec<User>,
 }
 
@@ -83,6 +85,23 @@ impl Node {
         }
     }
 
+    /// Declared inside another node or by a drive, with which it goes.
+    pub fn is_inline(&self) -> bool {
+        self.inline
+    }
+
+    /// Who uses it: devices and other nodes, for people.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.users.iter().map(|user| user.name.as_str())
+    }
+
+    /// Takes a user away. Users of the same name are alike.
+    pub(super) fn dismiss(&mut self, name: &str) {
+        if let Some(at) = self.users.iter().position(|user| user.name == name) {
+            self.users.remove(at);
+        }
+    }
+
     /// Adds a user, if it and all others put up with one another.
     pub(super) fn admit(&mut self, drive: &str, user: User) -> Result<(), Error> {
         // Where there are several, all of them share: one answers for all.
@@ -104,6 +123,18 @@ impl Node {
 }
 
 impl NodeDriver {
+    /// QEMU's name for it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            NodeDriver::File { .. } => "file",
+            NodeDriver::HostDevice { .. } => "host_device",
+            NodeDriver::Raw { .. } => "raw",
+            NodeDriver::Qcow2 { .. } => "qcow2",
+            NodeDriver::Null { .. } => "null-co",
+            NodeDriver::Memory { .. } => "memory",
+        }
+    }
+
     /// The node below, if there is one.
     pub fn file(&self) -> Option<&str> {
         match self {
@@ -136,7 +167,7 @@ impl Draft<'_> {
             node: parent.map_or_else(NodeOptions::default, inherited),
             ..BlockOptions::default()
         };
-        property::apply(&mut node, &name, &options, &[catalog::NODE, driver.table])?;
+        property::apply(&mut node, &name, &options, &driver.tables())?;
         if let Some(name) = &node.node_name {
             name::check(name)?;
             self.model.check_free_node_name(name)?;
@@ -232,6 +263,7 @@ impl Draft<'_> {
             origin: origin.to_owned(),
             driver,
             options,
+            inline: true,
             users: Vec::new(),
         });
         name

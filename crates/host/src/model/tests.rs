@@ -7,9 +7,15 @@ fn declare(lines: &[&str]) -> Result<Model, Error> {
     for line in lines {
         let (option, text) = line.split_once(' ').unwrap();
         match option {
-            "drive" => model.add_drive(&Options::parse(text, DRIVE)?, line)?,
-            "blockdev" => model.add_blockdev(Options::parse(text, BLOCKDEV)?, line)?,
-            "device" => model.add_device(Options::parse(text, DEVICE)?, line)?,
+            "drive" => model
+                .add_drive(Options::parse(text, DRIVE)?, line)
+                .map(drop)?,
+            "blockdev" => model
+                .add_blockdev(Options::parse(text, BLOCKDEV)?, line)
+                .map(drop)?,
+            "device" => model
+                .add_device(Options::parse(text, DEVICE)?, line)
+                .map(drop)?,
             "image" => model.add_image(text, model.controllers()[0].disks.len())?,
             other => panic!("{other}"),
         }

@@ -1,5 +1,7 @@
 //! Why a declaration is refused: each message says what is wrong and what to write instead.
 
+use std::path::PathBuf;
+
 use super::Address;
 use crate::{keyval, property};
 
@@ -81,9 +83,29 @@ pub enum Error {
         "this is the 257th image; controllers have 256 targets, use --drive and --device to give several images to one target"
     )]
     TooManyImages,
+    #[error("there is no {} {name:?}", .what.noun())]
+    Absent { what: Taken, name: String },
+    #[error("{name:?} is in use by {by}; remove that first")]
+    StillUsed { name: String, by: String },
+    #[error("{node:?} belongs to the drive {drive:?}; remove that instead")]
+    OfDrive { node: String, drive: String },
+    #[error("{0} is being removed")]
+    Leaving(String),
+    #[error("there can be no more than 65535 controllers")]
+    TooManyControllers,
+    #[error(
+        "controller {0} has no socket; give --socket-path PATH, or socket=PATH in its --device"
+    )]
+    NoSocket(String),
+    #[error("controllers {first} and {second} have the same socket {}; each needs its own", .path.display())]
+    SameSocket {
+        path: PathBuf,
+        first: String,
+        second: String,
+    },
 }
 
-/// What has a name already.
+/// A kind of things with names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Taken {

@@ -1,7 +1,8 @@
 //! `--drive`.
 
-use lunar_block::{CacheMode, DetectZeroes, Locking, NodeOptions};
+use lunar_block::{CacheMode, NodeOptions};
 
+use super::node;
 use crate::property::{Kind, Property};
 
 /// A drive as declared: an image, and how it is used.
@@ -17,19 +18,13 @@ pub struct DriveOptions {
     pub automatic: bool,
     /// `media=cdrom`.
     pub cdrom: bool,
-    /// `cache=`.
-    pub cache: CacheMode,
-    /// `cache.direct=`, which goes before `cache=`.
-    pub direct: Option<bool>,
-    /// `cache.no-flush=`.
-    pub no_flush: Option<bool>,
-    /// `cache.writeback=`.
-    pub writeback: Option<bool>,
+    /// The guest sees a write cache, if its device does not say otherwise: `cache=`, or `cache.writeback=`.
+    pub write_cache: bool,
     /// `offset=` of a raw image.
     pub offset: u64,
     /// `size=` of a raw image.
     pub size: Option<u64>,
-    /// The rest.
+    /// How the image is opened.
     pub node: NodeOptions,
 }
 
@@ -50,10 +45,7 @@ impl Default for DriveOptions {
             format: None,
             automatic: true,
             cdrom: false,
-            cache: WRITEBACK,
-            direct: None,
-            no_flush: None,
-            writeback: None,
+            write_cache: true,
             offset: 0,
             size: None,
             node: NodeOptions::default(),
@@ -61,14 +53,8 @@ impl Default for DriveOptions {
     }
 }
 
-const WRITEBACK: CacheMode = CacheMode {
-    direct: false,
-    no_flush: false,
-    write_cache: true,
-};
-
-/// The properties of `--drive`.
-pub static DRIVE: &[Property<DriveOptions>] = &[
+/// Its own properties.
+static OWN: &[Property<DriveOptions>] = &[
     Property {
         name: "file",
         kind: Kind::Text(|d, v| d.file = Some(v)),
@@ -112,12 +98,6 @@ pub static DRIVE: &[Property<DriveOptions>] = &[
         description: "refuse writes (also: read-only)",
     },
     Property {
-        name: "read-only",
-        kind: Kind::Bool(|d, v| d.node.read_only = v),
-        default: "off",
-        description: "refuse writes",
-    },
-    Property {
         name: "cache",
         kind: Kind::Word(&[
             ("none", |d| set_cache(d, "none")),
@@ -130,69 +110,10 @@ pub static DRIVE: &[Property<DriveOptions>] = &[
         description: "cache mode, as in QEMU (none = O_DIRECT)",
     },
     Property {
-        name: "cache.direct",
-        kind: Kind::Bool(|d, v| d.direct = Some(v)),
-        default: "by cache=",
-        description: "bypass the host's page cache",
-    },
-    Property {
-        name: "cache.no-flush",
-        kind: Kind::Bool(|d, v| d.no_flush = Some(v)),
-        default: "by cache=",
-        description: "ignore flushes: faster, loses data when the host crashes",
-    },
-    Property {
         name: "cache.writeback",
-        kind: Kind::Bool(|d, v| d.writeback = Some(v)),
+        kind: Kind::Bool(|d, v| d.write_cache = v),
         default: "by cache=",
         description: "the guest sees a write cache",
-    },
-    Property {
-        name: "aio",
-        kind: Kind::Word(&[
-            ("threads", |_| ()),
-            ("native", |_| ()),
-            ("io_uring", |_| ()),
-        ]),
-        default: "io_uring",
-        description: "taken for QEMU's sake: I/O always goes through io_uring",
-    },
-    Property {
-        name: "discard",
-        kind: Kind::Word(&[
-            ("ignore", |d| d.node.discard_unmap = false),
-            ("off", |d| d.node.discard_unmap = false),
-            ("unmap", |d| d.node.discard_unmap = true),
-            ("on", |d| d.node.discard_unmap = true),
-        ]),
-        default: "ignore",
-        description: "whether the guest's discards free space",
-    },
-    Property {
-        name: "detect-zeroes",
-        kind: Kind::Word(&[
-            ("off", |d| d.node.detect_zeroes = DetectZeroes::Off),
-            ("on", |d| d.node.detect_zeroes = DetectZeroes::On),
-            ("unmap", |d| d.node.detect_zeroes = DetectZeroes::Unmap),
-        ]),
-        default: "off",
-        description: "turn written zeroes into write-zeroes",
-    },
-    Property {
-        name: "locking",
-        kind: Kind::Word(&[
-            ("auto", |d| d.node.locking = Locking::Auto),
-            ("on", |d| d.node.locking = Locking::On),
-            ("off", |d| d.node.locking = Locking::Off),
-        ]),
-        default: "auto",
-        description: "lock the image against other processes",
-    },
-    Property {
-        name: "force-share",
-        kind: Kind::Bool(|d, v| d.node.force_share = v),
-        default: "off",
-        description: "open although another process writes (read-only images)",
     },
     Property {
         name: "rerror",
@@ -220,6 +141,20 @@ pub static DRIVE: &[Property<DriveOptions>] = &[
     },
 ];
 
+/// Sets what the mode stands for. It is stored before all else, so that single settings go before it.
 fn set_cache(drive: &mut DriveOptions, name: &str) {
-    drive.cache = CacheMode::parse(name).unwrap_or(WRITEBACK);
+    if let Some(mode) = CacheMode::parse(name) {
+        drive.node.direct = mode.direct;
+        drive.node.no_flush = mode.no_flush;
+        drive.write_cache = mode.write_cache;
+    }
 }
+
+impl AsMut<NodeOptions> for DriveOptions {
+    fn as_mut(&mut self) -> &mut NodeOptions {
+        &mut self.node
+    }
+}
+
+/// Everything that `--drive` takes: its own properties, and those of the node and the file that it makes.
+pub static DRIVE: &[&[Property<DriveOptions>]] = &[OWN, &node::common(), &node::file()];

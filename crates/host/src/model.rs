@@ -10,6 +10,7 @@ mod controller;
 mod error;
 mod name;
 mod node;
+mod removal;
 #[cfg(test)]
 mod tests;
 
@@ -22,22 +23,39 @@ use crate::catalog::{self, ControllerOptions, DeviceKind, DiskOptions, DriveOpti
 use crate::keyval::Options;
 use crate::property;
 
-pub use controller::{Address, Controller, Disk};
-pub use error::Error;
+pub use controller::{Address, Controller, Disk, Socket};
+pub use error::{Error, Taken};
 pub use node::{Node, NodeDriver};
+pub use removal::Removed;
 
-use error::Taken;
 use node::{Draft, User, inherited, protocol};
 
 /// Everything that has been declared.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Model {
     nodes: BTreeMap<String, Node>,
     drives: BTreeMap<String, Drive>,
     controllers: Vec<Controller>,
+    /// Devices by their place in the object tree.
+    devices: BTreeMap<String, Place>,
     unnamed_nodes: usize,
     unnamed_drives: usize,
     unnamed_buses: usize,
+    unnamed_devices: usize,
+}
+
+/// Where a device is among the declared objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A controller, by its bus.
+    Controller(String),
+    /// A disk.
+    Disk {
+        /// The controller's bus.
+        bus: String,
+        /// Its address there.
+        address: Address,
+    },
 }
 
 /// A node with what `--drive` says about its use.
@@ -60,6 +78,68 @@ impl Model {
     /// The controllers, in the order of their declaration.
     pub fn controllers(&self) -> &[Controller] {
         &self.controllers
+    }
+
+    /// A controller by its bus.
+    pub fn controller(&self, bus: &str) -> Option<&Controller> {
+        self.controllers
+            .iter()
+            .find(|controller| controller.bus == bus)
+    }
+
+    /// Every disk with its controller.
+    pub fn disks(&self) -> impl Iterator<Item = (&Controller, Address, &Disk)> {
+        self.controllers.iter().flat_map(|controller| {
+            let disks = controller.disks.iter();
+            disks.map(move |(address, disk)| (controller, *address, disk))
+        })
+    }
+
+    /// A disk by its place.
+    pub fn disk(&self, bus: &str, address: Address) -> Option<&Disk> {
+        self.controller(bus)?.disks.get(&address)
+    }
+
+    /// A device by its id or its place in the object tree.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn device(&self, name: &str) -> Result<&Place, Error> {
+        let found = match name.starts_with('/') {
+            true => self.devices.get(name),
+            false => self.devices.get(&peripheral(name)),
+        };
+        found.ok_or_else(|| Error::Absent {
+            what: Taken::Device,
+            name: name.to_owned(),
+        })
+    }
+
+    /// The nodes, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// The drives, by name.
+    pub fn drives(&self) -> impl Iterator<Item = &Drive> {
+        self.drives.values()
+    }
+
+    /// A drive by its name.
+    pub fn drive(&self, id: &str) -> Option<&Drive> {
+        self.drives.get(id)
+    }
+
+    /// The node that a name stands for: its own, or that of a drive.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn node_of(&self, name: &str) -> Result<&Node, Error> {
+        let node = self.drives.get(name).map_or(name, |drive| &drive.node);
+        self.nodes.get(node).ok_or_else(|| Error::Absent {
+            what: Taken::Node,
+            name: name.to_owned(),
+        })
     }
 
     /// A node by its name.
@@ -86,8 +166,8 @@ impl Model {
         files.filter_map(|(drive, file)| Some((drive, file?)))
     }
 
-    /// `--blockdev`: declares a node and its inline children.
-    pub fn add_blockdev(&mut self, options: Options, origin: &str) -> Result<(), Error> {
+    /// `--blockdev`: declares a node and its inline children. Returns its name.
+    pub fn add_blockdev(&mut self, options: Options, origin: &str) -> Result<String, Error> {
         let mut draft = Draft {
             model: self,
             nodes: Vec::new(),
@@ -96,16 +176,20 @@ impl Model {
         if node.starts_with('#') {
             return Err(Error::Missing("node-name=NAME"));
         }
-        let nodes = draft.nodes;
+        let mut nodes = draft.nodes;
+        if let Some(top) = nodes.last_mut() {
+            top.inline = false;
+        }
         self.commit(nodes);
-        Ok(())
+        Ok(node)
     }
 
-    /// `--drive`: declares a drive and its nodes.
-    pub fn add_drive(&mut self, options: &Options, origin: &str) -> Result<(), Error> {
+    /// `--drive`: declares a drive and its nodes. Returns its name.
+    pub fn add_drive(&mut self, mut options: Options, origin: &str) -> Result<String, Error> {
         let mut drive = DriveOptions::default();
-        property::apply(&mut drive, "a drive", options, &[catalog::DRIVE])?;
-        self.insert_drive(drive, origin).map(drop)
+        options.put_first("cache");
+        property::apply(&mut drive, "a drive", &options, catalog::DRIVE)?;
+        self.insert_drive(drive, origin)
     }
 
     /// `IMAGE`: a drive, and a disk for it at LUN 0 of the given target.
@@ -125,11 +209,11 @@ impl Model {
             lun: Some(0),
             ..DiskOptions::default()
         };
-        self.insert_disk(disk, path)
+        self.insert_disk(disk, path).map(drop)
     }
 
     /// `--device`: declares a controller or a disk.
-    pub fn add_device(&mut self, mut options: Options, origin: &str) -> Result<(), Error> {
+    pub fn add_device(&mut self, mut options: Options, origin: &str) -> Result<Place, Error> {
         let name = options
             .take("driver")
             .ok_or(Error::Missing("the device's name"))?;
@@ -149,10 +233,27 @@ impl Model {
 
     /// Declares the controller that a command line without one implies.
     pub fn add_implied_controller(&mut self) -> Result<(), Error> {
-        self.insert_controller(ControllerOptions {
+        let options = ControllerOptions {
             id: Some("scsi0".to_owned()),
             ..ControllerOptions::default()
-        })
+        };
+        self.insert_controller(options).map(drop)
+    }
+
+    /// Says where a controller is served that has not said so itself.
+    ///
+    /// # Errors
+    /// Another one is served there.
+    pub fn set_socket(&mut self, bus: &str, socket: Socket) -> Result<(), Error> {
+        let at = self.controllers.iter().position(|found| found.bus == bus);
+        let Some((at, controller)) = at.and_then(|at| Some((at, self.controllers.get(at)?))) else {
+            return Err(self.no_such_bus(bus));
+        };
+        self.check_free_socket(&socket, controller.name(), at)?;
+        if let Some(controller) = self.controllers.get_mut(at) {
+            controller.socket = Some(socket);
+        }
+        Ok(())
     }
 
     /// Makes a disk for every drive that asked for one (`if=scsi`) and that no device has taken.
@@ -178,9 +279,7 @@ impl Model {
         if drive.cdrom || has_extension(&file, "iso") && drive.format.is_none() {
             return Err(Error::Cdrom);
         }
-        let mut options = drive.node;
-        options.direct = drive.direct.unwrap_or(drive.cache.direct);
-        options.no_flush = drive.no_flush.unwrap_or(drive.cache.no_flush);
+        let options = drive.node;
         let format = drive.format.unwrap_or(match has_extension(&file, "qcow2") {
             true => Format::Qcow2,
             false => Format::Raw,
@@ -224,7 +323,7 @@ impl Model {
             node,
             origin: origin.to_owned(),
             presumed_raw: (drive.format.is_none() && format == Format::Raw).then(|| file.into()),
-            write_cache: drive.writeback.unwrap_or(drive.cache.write_cache),
+            write_cache: drive.write_cache,
             automatic: drive.automatic,
             identity,
         };
@@ -232,28 +331,81 @@ impl Model {
         Ok(id)
     }
 
-    fn insert_controller(&mut self, options: ControllerOptions) -> Result<(), Error> {
+    fn insert_controller(&mut self, options: ControllerOptions) -> Result<Place, Error> {
         if let Some(id) = &options.id {
             name::check(id)?;
             self.check_free_device_id(id)?;
         }
+        let mut numbers: Vec<u16> = self.controllers.iter().map(|c| c.number).collect();
+        numbers.sort_unstable();
+        let taken = (1..).zip(numbers).take_while(|(n, taken)| n == taken);
+        let number = u16::try_from(taken.count() + 1).map_err(|_| Error::TooManyControllers)?;
         // Named as QEMU names them.
-        let bus = match &options.id {
-            Some(id) => format!("{id}.0"),
-            None => {
-                self.unnamed_buses += 1;
-                format!("scsi.{}", self.unnamed_buses - 1)
-            }
-        };
+        let unnamed = format!("scsi.{}", self.unnamed_buses);
+        let bus = options.id.as_ref().map_or(unnamed, |id| format!("{id}.0"));
+        let socket = options
+            .socket
+            .as_ref()
+            .map(|path| Socket::Path(path.into()));
+        if let Some(socket) = &socket {
+            let name = options.id.as_deref().unwrap_or(&bus);
+            self.check_free_socket(socket, name, self.controllers.len())?;
+        }
+        if options.id.is_none() {
+            self.unnamed_buses += 1;
+        }
+        let place = Place::Controller(bus.clone());
+        let path = self.register(options.id.as_deref(), place.clone());
         self.controllers.push(Controller {
             bus,
+            path,
+            number,
+            socket,
             options,
             disks: BTreeMap::new(),
         });
+        Ok(place)
+    }
+
+    /// `at` is the place of `name` among the controllers.
+    fn check_free_socket(&self, socket: &Socket, name: &str, at: usize) -> Result<(), Error> {
+        let Socket::Path(path) = socket else {
+            return Ok(());
+        };
+        for (place, other) in self.controllers.iter().enumerate() {
+            if let Some(Socket::Path(taken)) = &other.socket
+                && absolute(taken) == absolute(path)
+            {
+                let mut both = [(place, other.name(), taken), (at, name, path)];
+                both.sort_by_key(|(place, ..)| *place);
+                let [(_, first, _), (_, second, path)] = both;
+                return Err(Error::SameSocket {
+                    path: path.clone(),
+                    first: first.to_owned(),
+                    second: second.to_owned(),
+                });
+            }
+        }
         Ok(())
     }
 
-    fn insert_disk(&mut self, mut options: DiskOptions, origin: &str) -> Result<(), Error> {
+    /// Gives a device its place in the object tree.
+    fn register(&mut self, id: Option<&str>, place: Place) -> String {
+        let path = id.map_or_else(
+            || {
+                self.unnamed_devices += 1;
+                format!(
+                    "/machine/peripheral-anon/device[{}]",
+                    self.unnamed_devices - 1
+                )
+            },
+            peripheral,
+        );
+        self.devices.insert(path.clone(), place);
+        path
+    }
+
+    fn insert_disk(&mut self, mut options: DiskOptions, origin: &str) -> Result<Place, Error> {
         if let Some(id) = &options.id {
             name::check(id)?;
             self.check_free_device_id(id)?;
@@ -302,20 +454,22 @@ impl Model {
         if matches!(options.config.write_cache, OnOffAuto::Auto) && !write_cache {
             options.config.write_cache = OnOffAuto::Off;
         }
+        let place = Place::Disk {
+            bus: bus.clone(),
+            address,
+        };
         let disk = Disk {
             origin: origin.to_owned(),
+            path: self.register(options.id.as_deref(), place.clone()),
             name,
             node,
             options,
         };
-        let controller = self
-            .controllers
-            .iter_mut()
-            .find(|controller| controller.bus == bus);
-        if let Some(controller) = controller {
+        let mut controllers = self.controllers.iter_mut();
+        if let Some(controller) = controllers.find(|controller| controller.bus == bus) {
             controller.disks.insert(address, disk);
         }
-        Ok(())
+        Ok(place)
     }
 
     fn use_node(&mut self, node: &str, drive: &str, user: &str, share: bool) -> Result<(), Error> {
@@ -373,17 +527,7 @@ impl Model {
     }
 
     fn check_free_device_id(&self, id: &str) -> Result<(), Error> {
-        let same = |other: &Option<String>| other.as_deref() == Some(id);
-        let mut disks = self
-            .controllers
-            .iter()
-            .flat_map(|controller| controller.disks.values());
-        let taken = self
-            .controllers
-            .iter()
-            .any(|controller| same(&controller.options.id))
-            || disks.any(|disk| same(&disk.options.id));
-        if taken {
+        if self.devices.contains_key(&peripheral(id)) {
             return Err(Error::DuplicateId {
                 id: id.to_owned(),
                 taken: Taken::Device,
@@ -396,14 +540,8 @@ impl Model {
         let Some(bootindex) = bootindex else {
             return Ok(());
         };
-        let disks = self
-            .controllers
-            .iter()
-            .flat_map(|controller| controller.disks.values());
-        match disks
-            .into_iter()
-            .find(|disk| disk.options.bootindex == Some(bootindex))
-        {
+        let mut disks = self.disks().map(|(_, _, disk)| disk);
+        match disks.find(|disk| disk.options.bootindex == Some(bootindex)) {
             Some(disk) => Err(Error::BootIndexTaken {
                 bootindex,
                 by: disk.name.clone(),
@@ -430,6 +568,15 @@ impl Model {
             names: self.drives.keys().chain(nodes).cloned().collect(),
         }
     }
+}
+
+/// Where QEMU has a device with this id.
+fn peripheral(id: &str) -> String {
+    format!("/machine/peripheral/{id}")
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 fn has_extension(path: &str, extension: &str) -> bool {

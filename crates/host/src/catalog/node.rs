@@ -13,8 +13,8 @@ pub struct BlockDriver {
     pub kind: BlockKind,
     /// One line for people.
     pub description: &'static str,
-    /// Its own properties, beside [`NODE`].
-    pub table: &'static [Property<BlockOptions>],
+    /// Its own properties.
+    pub own: &'static [&'static [Property<BlockOptions>]],
 }
 
 /// Which block driver.
@@ -61,19 +61,19 @@ pub static BLOCK_DRIVERS: &[BlockDriver] = &[
         name: "file",
         kind: BlockKind::File,
         description: "a regular file of the host",
-        table: &[FILENAME, AIO, LOCKING],
+        own: &[&[FILENAME], &file()],
     },
     BlockDriver {
         name: "host_device",
         kind: BlockKind::HostDevice,
         description: "a block device of the host",
-        table: &[FILENAME, AIO, LOCKING],
+        own: &[&[FILENAME], &file()],
     },
     BlockDriver {
         name: "raw",
         kind: BlockKind::Raw,
         description: "another node as it is, or a part of it",
-        table: &[
+        own: &[&[
             FILE,
             Property {
                 name: "offset",
@@ -87,19 +87,19 @@ pub static BLOCK_DRIVERS: &[BlockDriver] = &[
                 default: "to the end",
                 description: "how long it is",
             },
-        ],
+        ]],
     },
     BlockDriver {
         name: "qcow2",
         kind: BlockKind::Qcow2,
         description: "a qcow2 image, with its backing files",
-        table: &[FILE],
+        own: &[&[FILE]],
     },
     BlockDriver {
         name: "null-co",
         kind: BlockKind::Null,
         description: "stores nothing; for measuring",
-        table: &[
+        own: &[&[
             Property {
                 name: "size",
                 kind: Kind::Size(0..=u64::MAX, |n, v| n.size = Some(v)),
@@ -118,18 +118,18 @@ pub static BLOCK_DRIVERS: &[BlockDriver] = &[
                 default: "0",
                 description: "how long every operation takes",
             },
-        ],
+        ]],
     },
     BlockDriver {
         name: "memory",
         kind: BlockKind::Memory,
         description: "a RAM disk, empty at start and gone at the end",
-        table: &[Property {
+        own: &[&[Property {
             name: "size",
             kind: Kind::Size(512..=u64::MAX, |n, v| n.size = Some(v)),
             default: "",
             description: "its size",
-        }],
+        }]],
     },
 ];
 
@@ -139,26 +139,6 @@ const FILENAME: Property<BlockOptions> = Property {
     default: "",
     description: "its path",
 };
-const AIO: Property<BlockOptions> = Property {
-    name: "aio",
-    kind: Kind::Word(&[
-        ("threads", |_| ()),
-        ("native", |_| ()),
-        ("io_uring", |_| ()),
-    ]),
-    default: "io_uring",
-    description: "taken for QEMU's sake: I/O always goes through io_uring",
-};
-const LOCKING: Property<BlockOptions> = Property {
-    name: "locking",
-    kind: Kind::Word(&[
-        ("auto", |n| n.node.locking = Locking::Auto),
-        ("on", |n| n.node.locking = Locking::On),
-        ("off", |n| n.node.locking = Locking::Off),
-    ]),
-    default: "auto",
-    description: "lock the file against other processes",
-};
 const FILE: Property<BlockOptions> = Property {
     name: "file",
     kind: Kind::Text(|n, v| n.file = Some(v)),
@@ -166,55 +146,100 @@ const FILE: Property<BlockOptions> = Property {
     description: "the node that holds it: a name, or file.driver=…,file.filename=…",
 };
 
-/// The properties of every block driver.
-pub static NODE: &[Property<BlockOptions>] = &[
-    Property {
-        name: "node-name",
-        kind: Kind::Text(|n, v| n.node_name = Some(v)),
-        default: "",
-        description: "name, for a device's drive= or another node's file=",
-    },
-    Property {
-        name: "read-only",
-        kind: Kind::Bool(|n, v| n.node.read_only = v),
-        default: "off",
-        description: "refuse writes",
-    },
-    Property {
-        name: "discard",
-        kind: Kind::Word(&[
-            ("ignore", |n| n.node.discard_unmap = false),
-            ("unmap", |n| n.node.discard_unmap = true),
-        ]),
-        default: "ignore",
-        description: "whether the guest's discards free space",
-    },
-    Property {
-        name: "detect-zeroes",
-        kind: Kind::Word(&[
-            ("off", |n| n.node.detect_zeroes = DetectZeroes::Off),
-            ("on", |n| n.node.detect_zeroes = DetectZeroes::On),
-            ("unmap", |n| n.node.detect_zeroes = DetectZeroes::Unmap),
-        ]),
-        default: "off",
-        description: "turn written zeroes into write-zeroes",
-    },
-    Property {
-        name: "cache.direct",
-        kind: Kind::Bool(|n, v| n.node.direct = v),
-        default: "off",
-        description: "bypass the host's page cache",
-    },
-    Property {
-        name: "cache.no-flush",
-        kind: Kind::Bool(|n, v| n.node.no_flush = v),
-        default: "off",
-        description: "ignore flushes: faster, loses data when the host crashes",
-    },
-    Property {
-        name: "force-share",
-        kind: Kind::Bool(|n, v| n.node.force_share = v),
-        default: "off",
-        description: "open although another process writes (read-only images)",
-    },
-];
+const NODE_NAME: Property<BlockOptions> = Property {
+    name: "node-name",
+    kind: Kind::Text(|n, v| n.node_name = Some(v)),
+    default: "",
+    description: "name, for a device's drive= or another node's file=",
+};
+
+impl AsMut<NodeOptions> for BlockOptions {
+    fn as_mut(&mut self) -> &mut NodeOptions {
+        &mut self.node
+    }
+}
+
+impl BlockDriver {
+    /// Everything that a node of this driver takes.
+    pub fn tables(&self) -> Vec<&'static [Property<BlockOptions>]> {
+        static COMMON: &[&[Property<BlockOptions>]] = &[&[NODE_NAME], &common()];
+        COMMON.iter().chain(self.own).copied().collect()
+    }
+}
+
+/// The properties of every node, whoever makes it.
+pub(super) const fn common<T: AsMut<NodeOptions>>() -> [Property<T>; 6] {
+    [
+        Property {
+            name: "read-only",
+            kind: Kind::Bool(|n, v| n.as_mut().read_only = v),
+            default: "off",
+            description: "refuse writes",
+        },
+        Property {
+            name: "discard",
+            kind: Kind::Word(&[
+                ("ignore", |n| n.as_mut().discard_unmap = false),
+                ("off", |n| n.as_mut().discard_unmap = false),
+                ("unmap", |n| n.as_mut().discard_unmap = true),
+                ("on", |n| n.as_mut().discard_unmap = true),
+            ]),
+            default: "ignore",
+            description: "whether the guest's discards free space",
+        },
+        Property {
+            name: "detect-zeroes",
+            kind: Kind::Word(&[
+                ("off", |n| n.as_mut().detect_zeroes = DetectZeroes::Off),
+                ("on", |n| n.as_mut().detect_zeroes = DetectZeroes::On),
+                ("unmap", |n| n.as_mut().detect_zeroes = DetectZeroes::Unmap),
+            ]),
+            default: "off",
+            description: "turn written zeroes into write-zeroes",
+        },
+        Property {
+            name: "cache.direct",
+            kind: Kind::Bool(|n, v| n.as_mut().direct = v),
+            default: "off, or by cache= of a drive",
+            description: "bypass the host's page cache",
+        },
+        Property {
+            name: "cache.no-flush",
+            kind: Kind::Bool(|n, v| n.as_mut().no_flush = v),
+            default: "off, or by cache= of a drive",
+            description: "ignore flushes: faster, loses data when the host crashes",
+        },
+        Property {
+            name: "force-share",
+            kind: Kind::Bool(|n, v| n.as_mut().force_share = v),
+            default: "off",
+            description: "open although another process writes (read-only images)",
+        },
+    ]
+}
+
+/// The properties of nodes that are files or devices of the host.
+pub(super) const fn file<T: AsMut<NodeOptions>>() -> [Property<T>; 2] {
+    [
+        Property {
+            name: "aio",
+            kind: Kind::Word(&[
+                ("threads", |_| ()),
+                ("native", |_| ()),
+                ("io_uring", |_| ()),
+            ]),
+            default: "io_uring",
+            description: "taken for QEMU's sake: I/O always goes through io_uring",
+        },
+        Property {
+            name: "locking",
+            kind: Kind::Word(&[
+                ("auto", |n| n.as_mut().locking = Locking::Auto),
+                ("on", |n| n.as_mut().locking = Locking::On),
+                ("off", |n| n.as_mut().locking = Locking::Off),
+            ]),
+            default: "auto",
+            description: "lock the file against other processes",
+        },
+    ]
+}

@@ -1,0 +1,119 @@
+//! Why something cannot be done.
+
+use std::io;
+use std::path::PathBuf;
+
+use lunar_devices::ConfigError;
+use lunar_target::reservation::RestoreError;
+
+use crate::images::ImageError;
+use crate::model;
+
+/// Why a declaration cannot be made real, or an order not be carried out. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It does not fit what there is.
+    #[error(transparent)]
+    Refused(#[from] model::Error),
+    /// A disk cannot have these properties.
+    #[error("{origin}")]
+    Disk {
+        /// The device's declaration.
+        origin: String,
+        /// Which property, and why.
+        source: ConfigError,
+    },
+    /// Two devices show one node differently.
+    #[error(
+        "{second}: this is a second path to the disk of {first}; give both the same properties \
+         (those of the path may differ: port_index, port_wwn, port_group, access_state)"
+    )]
+    PathsDiffer {
+        /// A declaration.
+        first: String,
+        /// The one that differs.
+        second: String,
+    },
+    /// Two disks with one file.
+    #[error(
+        "{origin}: {other} keeps its reservations in {}, too; give each its own pr_file=PATH",
+        .path.display()
+    )]
+    ReservationFile {
+        /// The declaration.
+        origin: String,
+        /// The other.
+        other: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// The reservations that were kept are of no use.
+    #[error("{origin}: cannot restore persistent reservations")]
+    Reservations {
+        /// The device's declaration.
+        origin: String,
+        /// Why.
+        source: RestoreError,
+    },
+    /// An image cannot be opened, changed or closed.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An image would lose its end.
+    #[error(
+        "{node:?} has {from} bytes; what is behind the first {to} would be lost, so it takes force to shrink it"
+    )]
+    Shrink {
+        /// The node.
+        node: String,
+        /// Its size.
+        from: u64,
+        /// What was asked for.
+        to: u64,
+    },
+    /// A controller cannot be made, or a unit not be attached.
+    #[error(transparent)]
+    Controller(#[from] lunar_virtio_scsi::Error),
+    /// A controller's socket cannot be served.
+    #[error(transparent)]
+    Socket(#[from] lunar_vhost_user::Error),
+    /// A given descriptor is of no use.
+    #[error("--fd {number}")]
+    Descriptor {
+        /// The descriptor.
+        number: i32,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The threads of the data path cannot be started.
+    #[error("cannot start the workers")]
+    Workers(#[source] io::Error),
+    /// The host has been stopped.
+    #[error("the server is ending")]
+    Stopped,
+}
+
+impl Error {
+    /// Whether what was asked for is wrong in itself, whatever the state of files and of the system.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Error::Refused(_)
+                | Error::Disk { .. }
+                | Error::PathsDiffer { .. }
+                | Error::ReservationFile { .. }
+        )
+    }
+
+    /// Everything that there is to say, in one line.
+    pub fn line(&self) -> String {
+        let mut line = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            line.push_str(": ");
+            line.push_str(&error.to_string());
+            source = error.source();
+        }
+        line
+    }
+}

@@ -1,0 +1,155 @@
+//! The images behind declared nodes, each open once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lunar_block::{Driver, Error as BlockError, Image, NodeOptions, open_node};
+
+use crate::model::{Model, Node, NodeDriver};
+
+/// An image that cannot be opened, changed or closed: what declares it, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ImageError(String);
+
+/// Open nodes by name.
+#[derive(Debug, Default)]
+pub(crate) struct Images {
+    open: BTreeMap<String, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    image: Arc<dyn Image>,
+    /// It was opened with `share-rw=on`.
+    shared: bool,
+}
+
+impl Images {
+    /// An open image.
+    pub fn get(&self, node: &str) -> Option<&Arc<dyn Image>> {
+        self.open.get(node).map(|open| &open.image)
+    }
+
+    /// The image that a node declares, opened if it is not, and anew if its first user shares it in another way than it
+    /// was opened for.
+    pub fn open(&mut self, model: &Model, name: &str) -> Result<Arc<dyn Image>, ImageError> {
+        let node = self.node(model, name)?;
+        let Some(open) = self.open.get(name) else {
+            return self.open_new(model, node);
+        };
+        if open.shared == node.options.share_rw || !is_owned(model, node) {
+            return Ok(Arc::clone(&open.image));
+        }
+        self.close_chain(model, node)?;
+        self.open_new(model, node)
+    }
+
+    fn open_new(&mut self, model: &Model, node: &Node) -> Result<Arc<dyn Image>, ImageError> {
+        let mut options = node.options.clone();
+        let driver = match &node.driver {
+            NodeDriver::File { filename } => Driver::File {
+                filename: filename.clone(),
+            },
+            NodeDriver::HostDevice { filename } => Driver::HostDevice {
+                filename: filename.clone(),
+            },
+            NodeDriver::Raw { file, offset, size } => Driver::Raw {
+                file: self.open(model, file)?,
+                offset: *offset,
+                size: *size,
+            },
+            NodeDriver::Qcow2 { file } => {
+                let below = self.node(model, file)?;
+                options = through(&options, &below.options);
+                match &below.driver {
+                    NodeDriver::File { filename } | NodeDriver::HostDevice { filename } => {
+                        // The format opens the file itself, and would find it locked.
+                        self.close_chain(model, below)?;
+                        Driver::Qcow2 {
+                            file: filename.clone(),
+                        }
+                    }
+                    _ => return Err(refuse(node, &BlockError::Unsupported)),
+                }
+            }
+            NodeDriver::Null {
+                size,
+                read_zeroes,
+                latency_ns,
+            } => Driver::Null {
+                size: *size,
+                read_zeroes: *read_zeroes,
+                latency_ns: *latency_ns,
+            },
+            NodeDriver::Memory { size } => Driver::Memory { size: *size },
+        };
+        let image = open_node(driver, &options).map_err(|source| refuse(node, &source))?;
+        let open = Open {
+            image: Arc::clone(&image),
+            shared: node.options.share_rw,
+        };
+        self.open.insert(node.name.clone(), open);
+        Ok(image)
+    }
+
+    /// Makes everything durable and lets go of the images; all are closed even if some fail.
+    pub fn close<'a>(
+        &mut self,
+        nodes: impl IntoIterator<Item = &'a Node>,
+    ) -> Result<(), ImageError> {
+        let mut outcome = Ok(());
+        for node in nodes {
+            let Some(open) = self.open.remove(&node.name) else {
+                continue;
+            };
+            // What a part is cut out of is a node of its own, which others may use.
+            if !matches!(node.driver, NodeDriver::Raw { .. })
+                && let Err(source) = open.image.close()
+            {
+                outcome = Err(refuse(node, &source));
+            }
+        }
+        outcome
+    }
+
+    /// Closes a node and what is beneath it.
+    fn close_chain(&mut self, model: &Model, node: &Node) -> Result<(), ImageError> {
+        let below = |node: &&Node| node.driver.file().and_then(|name| model.node(name));
+        self.close(std::iter::successors(Some(node), below))
+    }
+
+    fn node<'a>(&self, model: &'a Model, name: &str) -> Result<&'a Node, ImageError> {
+        let missing = || ImageError(format!("there is no node {name:?}"));
+        model.node(name).ok_or_else(missing)
+    }
+}
+
+/// Whether a node and those beneath it have one user each at most.
+fn is_owned(model: &Model, node: &Node) -> bool {
+    let below = |node: &&Node| node.driver.file().and_then(|name| model.node(name));
+    std::iter::successors(Some(node), below).all(|node| node.users().count() <= 1)
+}
+
+/// The reason begins with the file's name, which for an `IMAGE` is all that was written.
+pub(crate) fn refuse(node: &Node, source: &BlockError) -> ImageError {
+    let (origin, reason) = (&node.origin, source.to_string());
+    ImageError(match reason.starts_with(origin.as_str()) {
+        true => reason,
+        false => format!("{origin}: {reason}"),
+    })
+}
+
+/// A format node and its file are opened as one: what either of them restricts is restricted.
+fn through(format: &NodeOptions, file: &NodeOptions) -> NodeOptions {
+    NodeOptions {
+        read_only: format.read_only || file.read_only,
+        direct: format.direct || file.direct,
+        no_flush: format.no_flush || file.no_flush,
+        discard_unmap: format.discard_unmap && file.discard_unmap,
+        detect_zeroes: format.detect_zeroes,
+        force_share: format.force_share || file.force_share,
+        share_rw: format.share_rw,
+        locking: file.locking,
+    }
+}

@@ -1,0 +1,280 @@
+//! What there is and how it is doing, as plain data.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::host::Live;
+use crate::model::{self, Node, NodeDriver, Place, Socket};
+
+/// A controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ControllerInfo {
+    /// Its id, if it has one.
+    pub id: Option<String>,
+    /// Its place in the object tree.
+    pub path: String,
+    /// The name of its bus.
+    pub bus: String,
+    /// The path of its socket; `None` if it was given as a descriptor.
+    pub socket: Option<PathBuf>,
+    /// Request queues.
+    pub queues: u16,
+    /// A front end is connected.
+    pub connected: bool,
+    /// Front ends that have connected so far.
+    pub connections: u64,
+    /// Its disks.
+    pub devices: usize,
+    /// Whether it stays.
+    pub state: DeviceState,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DeviceInfo {
+    /// Its id, if it has one.
+    pub id: Option<String>,
+    /// For people: its id, or else its drive's.
+    pub name: String,
+    /// Its place in the object tree.
+    pub path: String,
+    /// What kind of device it is.
+    pub driver: &'static str,
+    /// The bus it is on.
+    pub bus: String,
+    /// Its target there.
+    pub target: u8,
+    /// Its LUN there.
+    pub lun: u16,
+    /// The drive that it shows, if it is one.
+    pub drive: Option<String>,
+    /// The node that it shows.
+    pub node: String,
+    /// Bytes.
+    pub size: u64,
+    /// Refuses writes.
+    pub read_only: bool,
+    /// The medium can be ejected.
+    pub removable: bool,
+    /// Whether it stays.
+    pub state: DeviceState,
+    /// What was done with it, through all its paths.
+    pub stats: BlockStats,
+}
+
+/// Whether a device stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceState {
+    /// It does.
+    Running,
+    /// It is being removed: its last commands end.
+    Leaving,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NodeInfo {
+    /// Its name.
+    pub name: String,
+    /// Its block driver.
+    pub driver: &'static str,
+    /// The file or device of the host that it is in, or the driver's name.
+    pub file: String,
+    /// The node below.
+    pub below: Option<String>,
+    /// The drive that it belongs to.
+    pub drive: Option<String>,
+    /// Declared inside another node or by a drive, with which it goes.
+    pub inline: bool,
+    /// Bytes; `None` if it is open as a part of another node only.
+    pub size: Option<u64>,
+    /// Refuses writes.
+    pub read_only: bool,
+    /// `cache.direct`.
+    pub direct: bool,
+    /// `cache.no-flush`.
+    pub no_flush: bool,
+    /// `discard=unmap`.
+    pub unmap: bool,
+    /// `detect-zeroes`.
+    pub detect_zeroes: &'static str,
+    /// Who uses it.
+    pub users: Vec<String>,
+    /// What was done with it.
+    pub stats: BlockStats,
+}
+
+/// What was done with an image since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct BlockStats {
+    /// Reads.
+    pub reads: u64,
+    /// Bytes they asked for.
+    pub read_bytes: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Bytes they carried.
+    pub written_bytes: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Discards and write-zeroes.
+    pub discards: u64,
+    /// Operations that failed.
+    pub errors: u64,
+    /// Operations that went through a buffer.
+    pub bounces: u64,
+}
+
+impl From<lunar_block::Stats> for BlockStats {
+    fn from(stats: lunar_block::Stats) -> BlockStats {
+        BlockStats {
+            reads: stats.reads,
+            read_bytes: stats.read_bytes,
+            writes: stats.writes,
+            written_bytes: stats.written_bytes,
+            flushes: stats.flushes,
+            discards: stats.discards,
+            errors: stats.errors,
+            bounces: stats.bounces,
+        }
+    }
+}
+
+/// Whether requests are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// They are.
+    #[default]
+    Running,
+    /// They wait, because somebody has said so.
+    Paused,
+}
+
+impl Live {
+    fn state(&self, path: &str) -> DeviceState {
+        match self.leaving.contains(path) {
+            true => DeviceState::Leaving,
+            false => DeviceState::Running,
+        }
+    }
+
+    pub fn controller_infos(&self) -> Vec<ControllerInfo> {
+        let controllers = self.model.controllers().iter();
+        let infos = controllers.filter_map(|declared| {
+            let adapter = self.adapters.get(&declared.bus)?;
+            let server = adapter.server.as_ref();
+            Some(ControllerInfo {
+                id: declared.options.id.clone(),
+                path: declared.path.clone(),
+                bus: declared.bus.clone(),
+                socket: match &declared.socket {
+                    Some(Socket::Path(path)) => Some(path.clone()),
+                    _ => None,
+                },
+                queues: adapter.controller.config().request_queues,
+                connected: server.is_some_and(|server| server.is_connected()),
+                connections: server.map_or(0, |server| server.connections()),
+                devices: declared.disks.len(),
+                state: self.state(&declared.path),
+            })
+        });
+        infos.collect()
+    }
+
+    pub fn device_infos(&self) -> Vec<DeviceInfo> {
+        let disks = self.model.disks();
+        disks
+            .map(|(controller, address, disk)| self.device_info(&controller.bus, address, disk))
+            .collect()
+    }
+
+    pub fn device_info_of(&self, name: &str) -> Result<Option<DeviceInfo>, model::Error> {
+        Ok(match self.model.device(name)? {
+            Place::Controller(_) => None,
+            Place::Disk { bus, address } => {
+                let disk = self.model.disk(bus, *address);
+                disk.map(|disk| self.device_info(bus, *address, disk))
+            }
+        })
+    }
+
+    fn device_info(&self, bus: &str, address: model::Address, disk: &model::Disk) -> DeviceInfo {
+        let image = self.images.get(&disk.node);
+        let info = image.map(|image| image.info());
+        let options = &disk.options;
+        let drive = options.drive.as_deref();
+        DeviceInfo {
+            id: options.id.clone(),
+            name: disk.name.clone(),
+            path: disk.path.clone(),
+            driver: "scsi-hd",
+            bus: bus.to_owned(),
+            target: address.target,
+            lun: address.lun,
+            drive: drive
+                .filter(|id| self.model.drive(id).is_some())
+                .map(str::to_owned),
+            node: disk.node.clone(),
+            size: info.as_ref().map_or(0, |info| info.size),
+            read_only: info.is_some_and(|info| info.read_only),
+            removable: options.config.removable,
+            state: self.state(&disk.path),
+            stats: image.map_or_else(BlockStats::default, |image| image.stats().into()),
+        }
+    }
+
+    pub fn node_infos(&self) -> Vec<NodeInfo> {
+        let drives = self.model.drives();
+        let drives: BTreeMap<_, _> = drives.map(|drive| (&*drive.node, &*drive.id)).collect();
+        let nodes = self.model.nodes();
+        nodes
+            .map(|node| self.node_info(node, drives.get(&*node.name).copied()))
+            .collect()
+    }
+
+    fn node_info(&self, node: &Node, drive: Option<&str>) -> NodeInfo {
+        let image = self.images.get(&node.name);
+        NodeInfo {
+            name: node.name.clone(),
+            driver: node.driver.name(),
+            file: self.file_of(node),
+            below: node.driver.file().map(str::to_owned),
+            drive: drive.map(str::to_owned),
+            inline: node.is_inline(),
+            size: image.map(|image| image.info().size),
+            read_only: node.options.read_only,
+            direct: node.options.direct,
+            no_flush: node.options.no_flush,
+            unmap: node.options.discard_unmap,
+            detect_zeroes: match node.options.detect_zeroes {
+                lunar_block::DetectZeroes::Off => "off",
+                lunar_block::DetectZeroes::On => "on",
+                lunar_block::DetectZeroes::Unmap => "unmap",
+            },
+            users: node.users().map(str::to_owned).collect(),
+            stats: image.map_or_else(BlockStats::default, |image| image.stats().into()),
+        }
+    }
+
+    fn file_of(&self, node: &Node) -> String {
+        match &node.driver {
+            NodeDriver::File { filename } | NodeDriver::HostDevice { filename } => {
+                filename.display().to_string()
+            }
+            NodeDriver::Raw { file, .. } | NodeDriver::Qcow2 { file } => {
+                let below = self.model.node(file);
+                below.map_or_else(String::new, |below| self.file_of(below))
+            }
+            NodeDriver::Null { .. } | NodeDriver::Memory { .. } => node.driver.name().to_owned(),
+        }
+    }
+}

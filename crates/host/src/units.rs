@@ -1,0 +1,155 @@
+//! Logical units from declarations: one for each node, however many devices show it.
+//!
+//! Devices on different controllers that show the same node are the paths of one logical unit: it has one identity, one
+//! set of reservations, and a target port for each of them. It lives from its first path to its last.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lunar_block::Image;
+use lunar_devices::{Disk, DiskConfig, Sidecar};
+use lunar_target::{LogicalUnit, TargetPort};
+
+use crate::Error;
+use crate::model::{self, Model, NodeDriver};
+
+/// The logical units that there are, by the node that they show.
+#[derive(Debug, Default)]
+pub(crate) struct Units {
+    made: BTreeMap<String, Made>,
+    /// Who keeps its reservations where.
+    reservation_files: BTreeMap<PathBuf, String>,
+}
+
+#[derive(Debug)]
+struct Made {
+    unit: Arc<Disk>,
+    /// The device that it was made for.
+    first: model::Disk,
+    reservations: Option<PathBuf>,
+    paths: usize,
+}
+
+impl Units {
+    /// The logical unit that `disk` shows, for one path more; an access state that the device gives its port group is
+    /// set.
+    pub fn acquire(
+        &mut self,
+        model: &Model,
+        disk: &model::Disk,
+        image: Arc<dyn Image>,
+    ) -> Result<Arc<Disk>, Error> {
+        let made = match self.made.get_mut(&disk.node) {
+            Some(made) => {
+                check_same(&made.first, disk)?;
+                made
+            }
+            None => {
+                let made = self.make(model, disk, image)?;
+                self.made.entry(disk.node.clone()).or_insert(made)
+            }
+        };
+        made.paths += 1;
+        let group = port(disk, 1).group;
+        let state = made.unit.state();
+        state.set_access_state(group, disk.options.access_state);
+        Ok(Arc::clone(&made.unit))
+    }
+
+    /// A path has gone.
+    pub fn release(&mut self, node: &str) {
+        let Some(made) = self.made.get_mut(node) else {
+            return;
+        };
+        made.paths -= 1;
+        if made.paths == 0 {
+            if let Some(path) = &made.reservations {
+                self.reservation_files.remove(path);
+            }
+            self.made.remove(node);
+        }
+    }
+
+    fn make(
+        &mut self,
+        model: &Model,
+        disk: &model::Disk,
+        image: Arc<dyn Image>,
+    ) -> Result<Made, Error> {
+        let read_only = image.info().read_only;
+        let file = image_file(model, &disk.node);
+        let config = DiskConfig {
+            beside: file.map(Path::to_owned),
+            ..disk.options.config.clone()
+        };
+        let unit = Disk::new(config, image).map_err(|source| Error::Disk {
+            origin: disk.origin.clone(),
+            source,
+        })?;
+        unit.state().set_alua(disk.options.alua);
+        let given = disk.options.pr_file.as_ref().map(PathBuf::from);
+        let beside = file.filter(|_| !read_only);
+        let reservations = given.or_else(|| Some(Sidecar::beside(beside?, "pr")));
+        if let Some(path) = &reservations {
+            if let Some(other) = self.reservation_files.get(path) {
+                return Err(Error::ReservationFile {
+                    origin: disk.origin.clone(),
+                    other: other.clone(),
+                    path: path.clone(),
+                });
+            }
+            let kept = unit.keep_reservations(path.clone());
+            kept.map_err(|source| Error::Reservations {
+                origin: disk.origin.clone(),
+                source,
+            })?;
+            self.reservation_files
+                .insert(path.clone(), disk.origin.clone());
+        }
+        Ok(Made {
+            unit,
+            first: disk.clone(),
+            reservations,
+            paths: 0,
+        })
+    }
+}
+
+/// The port through which the device shows its unit, on the controller of this number.
+pub(crate) fn port(disk: &model::Disk, controller: u16) -> TargetPort {
+    let options = &disk.options;
+    TargetPort {
+        relative: options.port_index.unwrap_or(controller),
+        group: options
+            .port_group
+            .unwrap_or(lunar_target::Path::DEFAULT_GROUP),
+        name: options.port_wwn,
+    }
+}
+
+/// Two paths must not disagree about what is behind them.
+fn check_same(first: &model::Disk, second: &model::Disk) -> Result<(), Error> {
+    let (a, b) = (&first.options, &second.options);
+    if (&a.config, a.alua, &a.pr_file) == (&b.config, b.alua, &b.pr_file) {
+        return Ok(());
+    }
+    Err(Error::PathsDiffer {
+        first: first.origin.clone(),
+        second: second.origin.clone(),
+    })
+}
+
+/// The regular file that holds all of a node, if there is one.
+fn image_file<'a>(model: &'a Model, node: &str) -> Option<&'a Path> {
+    match &model.node(node)?.driver {
+        NodeDriver::File { filename } => Some(filename),
+        NodeDriver::Qcow2 { file }
+        | NodeDriver::Raw {
+            file,
+            offset: 0,
+            size: None,
+        } => image_file(model, file),
+        _ => None,
+    }
+}
