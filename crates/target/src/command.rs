@@ -38,7 +38,8 @@ pub struct Command<'a> {
     pub aborter: &'a dyn Fn() -> Aborter,
     /// What else is behind this target port (for REPORT LUNS): appends the LUNs of the addressed target, ascending.
     pub luns: &'a dyn Fn(&mut Vec<u16>),
-    /// What this nexus reaches, behind every target port: shows all units that have an image (for EXTENDED COPY).
+    /// What this nexus reaches, behind every target port: shows all units that have an image (for EXTENDED COPY). A command
+    /// that asks does everything that it does to a medium, its own unit's included, as a [`Visit`](crate::Visit).
     pub units: &'a dyn Fn(Visitor<'_>),
 }
 

@@ -26,6 +26,7 @@ mod path;
 pub mod reservation;
 pub mod spc;
 mod state;
+mod visit;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub use line::{Extent, Place, Rank, Ticket, overlap};
 pub use lun_map::LunMap;
 pub use path::{Path, TargetPort};
 pub use state::{Asked, Look, LuState, NexusId, PortTaken, Seen, Who};
+pub use visit::Visit;
 
 /// A logical unit, shared by all reactors and nexuses.
 pub trait LogicalUnit: Any + Send + Sync {

@@ -9,6 +9,9 @@
 //! alone. So a command that turns out to want that itself (it was parked before anybody had looked what it is) has kept
 //! its place.
 //!
+//! What a command has to do with another unit than the one it was sent to (EXTENDED COPY) are visits, see [`crate::Visit`]:
+//! one who wants to be alone is called when those that overlap are over.
+//!
 //! A [`Place`] in the line is given up by dropping it, wherever and for whatever reason: begun, ended by task management,
 //! done, or lost with its worker. Nobody who stands behind can be forgotten.
 
@@ -18,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::LogicalUnit;
+use crate::visit::Visitors;
 
 /// What a command may touch: bytes of the medium (none, if the range is empty), or `None` for everything there is about
 /// a unit.
@@ -34,22 +38,22 @@ pub fn overlap(a: &Extent, b: &Extent) -> bool {
 
 /// Names a place in a line. Never used again for another one, in any line of the process, so that a message about a
 /// place that was given up meanwhile is recognized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub struct Ticket(u64);
 
 impl Ticket {
-    fn new() -> Ticket {
+    pub(crate) fn new() -> Ticket {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Ticket(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
 /// What to do when it is one's turn. Called by whoever makes way, so it must do no more than pass the word on.
-type Turn = Box<dyn FnOnce(Ticket) + Send>;
+pub(crate) type Turn = Box<dyn FnOnce(Ticket) + Send>;
 
 /// Calls those whose turn it is; not under the lock, in which they would be called from anywhere.
 #[must_use]
-pub(crate) struct Calls(Vec<(Ticket, Turn)>);
+pub(crate) struct Calls(pub(crate) Vec<(Ticket, Turn)>);
 
 impl Calls {
     pub(crate) fn make(self) {
@@ -62,14 +66,19 @@ impl Calls {
 /// Those who wait, those who were called and have not begun, and the one at the front who has the unit, or will have it
 /// when others are over.
 #[derive(Default)]
-pub(crate) struct Line(VecDeque<Waiter>);
+pub(crate) struct Line {
+    queue: VecDeque<Waiter>,
+    pub(crate) visitors: Visitors,
+}
 
-struct Waiter {
-    ticket: Ticket,
+pub(crate) struct Waiter {
+    pub(crate) ticket: Ticket,
     extent: Extent,
     exclusive: bool,
+    /// What nobody may visit meanwhile.
+    pub(crate) claim: Extent,
     /// Taken when the turn has come.
-    turn: Option<Turn>,
+    pub(crate) turn: Option<Turn>,
 }
 
 impl Waiter {
@@ -90,32 +99,36 @@ pub enum Rank {
 
 impl Line {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.queue.is_empty()
     }
 
     /// Whether a command must not simply be started.
     pub(crate) fn blocks(&self, extent: &Extent) -> bool {
-        self.0.iter().any(|waiter| waiter.keeps_out(extent))
+        self.queue.iter().any(|waiter| waiter.keeps_out(extent))
     }
 
     fn join(&mut self, waiter: Waiter, rank: Rank) -> Calls {
         match rank {
-            Rank::Tail => self.0.push_back(waiter),
-            Rank::Head => self.0.insert(self.0.len().min(1), waiter),
+            Rank::Tail => self.queue.push_back(waiter),
+            Rank::Head => self.queue.insert(self.queue.len().min(1), waiter),
         }
         self.advance()
     }
 
     fn leave(&mut self, ticket: Ticket) -> Calls {
-        self.0.retain(|waiter| waiter.ticket != ticket);
+        self.queue.retain(|waiter| waiter.ticket != ticket);
         self.advance()
     }
 
-    /// One who was called wants to be alone, with `extent`: he will be called again.
+    /// One who was called wants to be alone, with `extent`: he will be called again. If he is the only one already, he
+    /// stays that, and only visits are still in his way.
     fn single_out(&mut self, ticket: Ticket, extent: Extent, turn: Turn) -> Calls {
-        if let Some(waiter) = self.0.iter_mut().find(|waiter| waiter.ticket == ticket) {
-            waiter.extent = extent;
+        if let Some(waiter) = self.queue.iter_mut().find(|w| w.ticket == ticket) {
+            if !waiter.exclusive {
+                waiter.extent = extent.clone();
+            }
             waiter.exclusive = true;
+            waiter.claim = extent;
             waiter.turn = Some(turn);
         }
         self.advance()
@@ -124,7 +137,7 @@ impl Line {
     /// Whether one who was called may begin. If not, because somebody ahead of him was singled out meanwhile, he will be
     /// called again.
     fn may_begin(&mut self, ticket: Ticket, turn: Turn) -> bool {
-        let line = self.0.make_contiguous();
+        let line = self.queue.make_contiguous();
         let at = line.iter().position(|waiter| waiter.ticket == ticket);
         let (ahead, rest) = line.split_at_mut(at.unwrap_or(0));
         let [waiter, ..] = rest else {
@@ -137,11 +150,13 @@ impl Line {
         free
     }
 
-    /// Calls everybody who stands in front of the first that wants to be alone, and that one if it is at the front.
-    fn advance(&mut self) -> Calls {
+    /// Calls everybody who stands in front of the first that wants to be alone, and that one if it is at the front and
+    /// nobody visits what it claims.
+    pub(crate) fn advance(&mut self) -> Calls {
         let mut calls = Vec::new();
-        for (at, waiter) in self.0.iter_mut().enumerate() {
-            if at == 0 || !waiter.exclusive {
+        self.visitors.let_in(self.queue.front(), &mut calls);
+        for (at, waiter) in self.queue.iter_mut().enumerate() {
+            if !waiter.exclusive || at == 0 && !self.visitors.are_at(&waiter.claim) {
                 calls.extend(waiter.turn.take().map(|turn| (waiter.ticket, turn)));
             }
             if waiter.exclusive {
@@ -155,7 +170,7 @@ impl Line {
 impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list()
-            .entries(self.0.iter().map(|waiter| waiter.ticket))
+            .entries(self.queue.iter().map(|waiter| waiter.ticket))
             .finish()
     }
 }
@@ -169,10 +184,28 @@ pub struct Place {
 
 impl Place {
     /// Waits to be alone with `extent`: from now on no command that overlaps is started. `turn` is called when the place
-    /// is at the front, perhaps at once; what was started before is then still to be waited for.
+    /// is at the front and nobody visits `extent`, perhaps at once; what was started before is then still to be waited for.
     pub fn exclusive(
         unit: &Arc<dyn LogicalUnit>,
         extent: Extent,
+        turn: impl FnOnce(Ticket) + Send + 'static,
+    ) -> Place {
+        Place::alone(unit, extent.clone(), extent, turn)
+    }
+
+    /// Waits to be the only command of the unit, for the sake of order alone: visits are no commands, and go on. `turn` is
+    /// called as by [`exclusive`](Place::exclusive).
+    pub fn ordered(
+        unit: &Arc<dyn LogicalUnit>,
+        turn: impl FnOnce(Ticket) + Send + 'static,
+    ) -> Place {
+        Place::alone(unit, None, Some(0..0), turn)
+    }
+
+    fn alone(
+        unit: &Arc<dyn LogicalUnit>,
+        extent: Extent,
+        claim: Extent,
         turn: impl FnOnce(Ticket) + Send + 'static,
     ) -> Place {
         let ticket = Ticket::new();
@@ -185,6 +218,7 @@ impl Place {
             ticket,
             extent,
             exclusive: true,
+            claim,
             turn: Some(Box::new(turn)),
         };
         let calls = unit
@@ -207,6 +241,7 @@ impl Place {
                 ticket,
                 extent: extent.clone(),
                 exclusive: false,
+                claim: Some(0..0),
                 turn: Some(Box::new(turn)),
             };
             line.blocks(&extent).then(|| line.join(waiter, rank))
@@ -239,7 +274,7 @@ impl Place {
     }
 
     /// The command, whose turn has come, wants to be alone with `extent`: it keeps its place, and `turn` is called when
-    /// that is at the front.
+    /// that is at the front and nobody visits `extent`.
     #[must_use]
     pub fn singled_out(
         mut self,
@@ -295,6 +330,7 @@ mod tests {
                 ticket,
                 extent: None,
                 exclusive,
+                claim: None,
                 turn: Some(self.turn()),
             };
             self.line.join(waiter, rank).make();
@@ -384,11 +420,11 @@ mod tests {
                     model.line.leave(there.swap_remove(which.index(there.len()))).make();
                 }
                 called.extend(model.called());
-                if let Some(alone) = model.line.0.iter().position(|waiter| waiter.exclusive && waiter.turn.is_none()) {
+                if let Some(alone) = model.line.queue.iter().position(|waiter| waiter.exclusive && waiter.turn.is_none()) {
                     prop_assert_eq!(alone, 0);
                 }
             }
-            while let Some(front) = model.line.0.front().map(|waiter| waiter.ticket) {
+            while let Some(front) = model.line.queue.front().map(|waiter| waiter.ticket) {
                 // Somebody has always been called: nobody waits for nothing.
                 prop_assert!(called.contains(&front));
                 model.line.leave(front).make();

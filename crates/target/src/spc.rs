@@ -171,8 +171,8 @@ pub fn execute(lu: &dyn Primary, row: &Row, command: Command<'_>) -> Outcome {
         Operation::PersistentReserveOut => {
             reservation::persistent_out(lu, &command).unwrap_or_else(Outcome::check)
         }
-        Operation::Reserve => reservation::outcome(lu.state().reserve(command.nexus), 0),
-        Operation::Release => reservation::outcome(lu.state().release(command.nexus), 0),
+        Operation::Reserve => reservation::reserve(lu, &command),
+        Operation::Release => reservation::release(lu, &command),
         Operation::ReportTargetPortGroups => ports::report(lu, command),
         Operation::SetTargetPortGroups => ports::set(lu, &command).unwrap_or_else(Outcome::check),
         // The profile of a unit names only commands that it runs.

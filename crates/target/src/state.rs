@@ -97,7 +97,7 @@ pub(crate) struct Shared {
     /// The holder of an SPC-2 reservation.
     pub(crate) legacy: Option<NexusId>,
     pub(crate) groups: Groups,
-    line: Line,
+    pub(crate) line: Line,
 }
 
 #[derive(Debug)]

@@ -74,7 +74,7 @@ impl Seat {
         peers: &Peers,
         ticket: Ticket,
         unit: &Arc<dyn LogicalUnit>,
-        extent: &Extent,
+        parked: &Parked,
     ) {
         let Seat { home, token } = self;
         let over = Barrier::new(move || {
@@ -83,7 +83,8 @@ impl Seat {
         for peer in peers.get().into_iter().flatten() {
             peer.send(Message::Fence(Fence {
                 unit: unit.clone(),
-                extent: extent.clone(),
+                extent: parked.extent.clone(),
+                in_order: matches!(parked.what, Pending::Command(_)),
                 over: over.clone(),
             }));
         }
@@ -94,6 +95,8 @@ impl Seat {
 pub(crate) struct Fence {
     pub unit: Arc<dyn LogicalUnit>,
     pub extent: Extent,
+    /// For the sake of order (ORDERED): whatever was there before has to be over.
+    pub in_order: bool,
     /// For those in the way to hold.
     pub over: Barrier,
 }

@@ -73,6 +73,8 @@ pub(crate) struct Slot {
     place: Option<Place>,
     /// It may end other nexuses' commands, and wait for that.
     pub aborts: bool,
+    /// What it does to a medium are visits: those who want to be alone need not wait for all of it.
+    visits: bool,
     /// How it ends instead of its own way: a task management function has ended it.
     pub ended: Option<End>,
     /// Whoever waits for its end.
@@ -221,6 +223,7 @@ impl Slot {
             place: None,
             ended: None,
             aborts: false,
+            visits: false,
             waiting: Vec::new(),
         }
     }
@@ -302,7 +305,7 @@ impl Slot {
         let target = address.target();
         bench.reply.clear();
         let unit = self.unit.as_deref();
-        let aborts = Cell::new(false);
+        let (aborts, visits) = (Cell::new(false), Cell::new(false));
         let command = Command {
             nexus: port.nexus,
             cdb,
@@ -326,6 +329,7 @@ impl Slot {
                 }
             },
             units: &|visit| {
+                visits.set(true);
                 for (_, _, local) in port.units.iter() {
                     if let Some(io) = &local.io {
                         visit(Reached {
@@ -343,6 +347,7 @@ impl Slot {
             (None, Address::ReportLuns { .. }) => begin_report_luns(command),
         };
         self.aborts = aborts.get();
+        self.visits = visits.get();
         match outcome {
             Outcome::Io(op) => self.start_io(op, token),
             Outcome::Done(completion) => Some(self.reply(completion, &bench.reply)),
@@ -353,10 +358,6 @@ impl Slot {
             }
             Outcome::Exclusive(extent, task) => {
                 let ended = std::mem::take(&mut bench.ended);
-                if self.place.as_ref().is_some_and(Place::is_exclusive) {
-                    // An ORDERED command, which is alone already.
-                    return self.run(bench, token, task, ended);
-                }
                 self.queue_alone(bench, token, extent, Pending::Task(task, ended))
             }
             Outcome::Wait(extent) => {
@@ -393,11 +394,13 @@ impl Slot {
         let (Some(unit), Some(seat)) = (&self.unit, bench.seat(token)) else {
             return Some(End::Transport(Response::Failure));
         };
-        self.place = Some(match self.place.take() {
+        let place = match (self.place.take(), &what) {
             // It has waited until now, and does not join the line anew.
-            Some(place) => place.singled_out(extent.clone(), seat.turn()),
-            None => Place::exclusive(&unit.unit, extent.clone(), seat.turn()),
-        });
+            (Some(place), _) => place.singled_out(extent.clone(), seat.turn()),
+            (None, Pending::Command(_)) => Place::ordered(&unit.unit, seat.turn()),
+            (None, Pending::Task(..)) => Place::exclusive(&unit.unit, extent.clone(), seat.turn()),
+        };
+        self.place = Some(place);
         self.stage = Stage::Parked(Box::new(Parked { extent, what }));
         None
     }
@@ -444,7 +447,7 @@ impl Slot {
             }
         } else if !alone {
             let seat = bench.seat(token)?;
-            seat.clear_the_way(&bench.peers, ticket, &unit.unit, &parked.extent);
+            seat.clear_the_way(&bench.peers, ticket, &unit.unit, parked);
             return None;
         }
         let address = unit.address();
@@ -474,7 +477,9 @@ impl Slot {
                 let end = asked.offset.saturating_add(asked.len);
                 overlap(&fence.extent, &Some(asked.offset..end))
             }
-            Stage::Task(..) => true,
+            // Those that change no medium while they wait for other commands, or only by visits, would make a circle of
+            // those who wait for each other.
+            Stage::Task(..) => fence.in_order || !(self.visits || self.aborts),
         };
         if collides {
             self.waiting.push(fence.over.clone());
@@ -571,7 +576,7 @@ impl Slot {
             // Whoever is behind it goes on.
             self.place = None;
         }
-        self.aborts = false;
+        (self.aborts, self.visits) = (false, false);
         self.unit = None;
     }
 

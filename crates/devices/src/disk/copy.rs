@@ -12,7 +12,7 @@ use lunar_scsi::copy::{
 use lunar_scsi::reservation::Effect;
 use lunar_scsi::vpd::code;
 use lunar_scsi::{AdditionalSense, DeviceType, Sense, SenseKey};
-use lunar_target::{Command, NexusId, Outcome};
+use lunar_target::{Command, NexusId, Outcome, Visit};
 
 use super::medium::{CHUNK, Medium, chunks};
 use super::transfer::{Extent, task};
@@ -56,6 +56,29 @@ impl End {
             Effect::Write => unit.writable().map_err(third_party),
             Effect::None | Effect::Read => Ok(()),
         }
+    }
+
+    /// Reads into or writes from the buffer. Nobody has these bytes for himself meanwhile, and what the unit lets the nexus
+    /// do does not change unnoticed.
+    ///
+    /// # Errors
+    /// A/0D/01; that the command was ended.
+    async fn step(
+        &self,
+        kind: OpKind,
+        offset: u64,
+        len: usize,
+        buffer: Buffer,
+    ) -> Result<Buffer, Sense> {
+        let visit = Visit::begin(&self.unit().state, offset..offset + len as u64).await;
+        self.medium.go_on()?;
+        self.admit(match kind {
+            OpKind::Read => Effect::Read,
+            _ => Effect::Write,
+        })?;
+        let done = self.medium.run_owned(kind, offset, len, buffer).await;
+        drop(visit);
+        done.map_err(third_party)
     }
 }
 
@@ -158,18 +181,11 @@ async fn run(
         let fua = !destination.unit().write_cache();
         for (at, len) in chunks(0, from.len) {
             let len = len as usize;
-            source.admit(Effect::Read)?;
             buffer = source
-                .medium
-                .run_owned(OpKind::Read, from.offset + at, len, buffer)
-                .await
-                .map_err(third_party)?;
-            destination.admit(Effect::Write)?;
-            buffer = destination
-                .medium
-                .run_owned(OpKind::Write { fua }, to.offset + at, len, buffer)
-                .await
-                .map_err(third_party)?;
+                .step(OpKind::Read, from.offset + at, len, buffer)
+                .await?;
+            let write = OpKind::Write { fua };
+            buffer = destination.step(write, to.offset + at, len, buffer).await?;
             progress.bytes += len as u64;
             source.medium.pause().await?;
         }

@@ -111,6 +111,12 @@ impl Medium {
     /// Task management has ended the command: there is no use in the next step.
     pub(super) async fn pause(&self) -> Result<(), Sense> {
         self.reactor.yield_now().await;
+        self.go_on()
+    }
+
+    /// # Errors
+    /// Task management has ended the command.
+    pub(super) fn go_on(&self) -> Result<(), Sense> {
         if self.ended.is_set() {
             return Err(error::ended());
         }

@@ -1,14 +1,33 @@
-//! PERSISTENT RESERVE IN and OUT (SPC-4 6.15, 6.16), and what becomes of the answers of reservations.
+//! PERSISTENT RESERVE IN and OUT (SPC-4 6.15, 6.16), RESERVE and RELEASE, and what becomes of their answers.
+
+use std::sync::Arc;
 
 use lunar_scsi::reservation::{In, Out, Parameters, report_capabilities};
 use lunar_scsi::{AdditionalSense, Sense, SenseKey};
 
 use super::Primary;
 use crate::reservation::{OutRequest, Persisted, Preempted, Refusal};
-use crate::{Aborter, Command, Completion, Outcome};
+use crate::{Aborter, Command, Completion, LuState, Outcome};
+
+/// RESERVE of SPC-2.
+pub(super) fn reserve(lu: &dyn Primary, command: &Command<'_>) -> Outcome {
+    let result = lu.state().reserve(command.nexus);
+    match lu.state().visits_over().filter(|_| result.is_ok()) {
+        Some(over) => Outcome::task(async move {
+            over.await;
+            completion(result, 0)
+        }),
+        None => outcome(result, 0),
+    }
+}
+
+/// RELEASE of SPC-2.
+pub(super) fn release(lu: &dyn Primary, command: &Command<'_>) -> Outcome {
+    outcome(lu.state().release(command.nexus), 0)
+}
 
 /// How a command ends after which reservations are as `result` says.
-pub(super) fn outcome(result: Result<(), Refusal>, transferred: usize) -> Outcome {
+fn outcome(result: Result<(), Refusal>, transferred: usize) -> Outcome {
     Outcome::Done(completion(result, transferred))
 }
 
@@ -58,41 +77,40 @@ pub(super) fn persistent_out(lu: &dyn Primary, command: &Command<'_>) -> Result<
     };
     let transferred = list.len();
     let aborter = (action == Out::PreemptAndAbort).then(|| (command.aborter)());
-    Ok(
-        match (
-            lu.state().persistent_reserve_out(command.nexus, request),
-            aborter,
-        ) {
-            (Persisted::Now(Ok(preempted)), Some(aborter)) => {
-                Outcome::task(abort(aborter, Ok(preempted), transferred))
-            }
-            (Persisted::Now(result), _) => Outcome::Done(completion(result, transferred)),
-            (Persisted::Later(saved), aborter) => Outcome::task(async move {
-                let lost = Refusal::Check(Sense::new(
-                    SenseKey::HardwareError,
-                    AdditionalSense::INTERNAL_TARGET_FAILURE,
-                ));
-                let result = saved.await.unwrap_or(Err(lost));
-                match aborter {
-                    Some(aborter) => abort(aborter, result, transferred).await,
-                    None => completion(result, transferred),
-                }
-            }),
-        },
-    )
+    let state = Arc::clone(lu.state());
+    Ok(match state.persistent_reserve_out(command.nexus, request) {
+        Persisted::Now(Ok(_)) if aborter.is_none() && state.visits_over().is_none() => {
+            Outcome::good(transferred)
+        }
+        Persisted::Now(result) => Outcome::task(settle(state, aborter, result, transferred)),
+        Persisted::Later(saved) => Outcome::task(async move {
+            let lost = Refusal::Check(Sense::new(
+                SenseKey::HardwareError,
+                AdditionalSense::INTERNAL_TARGET_FAILURE,
+            ));
+            let result = saved.await.unwrap_or(Err(lost));
+            settle(state, aborter, result, transferred).await
+        }),
+    })
 }
 
-/// The commands of those who were thrown out are over before the command that did it is (SC-044). The reservation is in
-/// force already, so nothing follows them.
-async fn abort(
-    aborter: Aborter,
+/// What was begun before a change of the reservations does not go on after it: the commands of those who were thrown
+/// out are over (SC-044), and so are the steps of copies. The reservation is in force already, so nothing follows them.
+async fn settle(
+    state: Arc<LuState>,
+    aborter: Option<Aborter>,
     result: Result<Preempted, Refusal>,
     transferred: usize,
 ) -> Completion {
-    if let Ok(preempted) = &result
-        && !preempted.is_empty()
-    {
-        aborter(preempted.clone()).await;
+    if let Ok(preempted) = &result {
+        if let Some(aborter) = aborter
+            && !preempted.is_empty()
+        {
+            aborter(preempted.clone()).await;
+        }
+        if let Some(over) = state.visits_over() {
+            over.await;
+        }
     }
     completion(result, transferred)
 }
