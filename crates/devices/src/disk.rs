@@ -80,6 +80,8 @@ struct Unit {
     eraser: Eraser,
     /// Where saved mode pages and the like are kept.
     settings: Option<Sidecar>,
+    /// Initiators were told of an informational exception that is still there.
+    exception_told: AtomicBool,
     /// Which thresholds initiators have been told of.
     told: Told,
     /// What the copy manager remembers.
@@ -137,11 +139,13 @@ impl Disk {
             background: Background::default(),
             eraser,
             settings,
+            exception_told: AtomicBool::new(false),
             told: Told::default(),
             copies: copy::Copies::default(),
             config,
             image,
         };
+        unit.describe_in_mode_pages();
         let unit = Arc::new(unit);
         if !unit.thresholds_in_force().is_empty() {
             thresholds::watch(&unit);
@@ -165,6 +169,7 @@ impl Disk {
         let blocks = unit.image.info().size >> unit.limits.block_shift;
         let changed = unit.capacity.swap(blocks, Ordering::Relaxed) != blocks;
         if changed {
+            unit.describe_in_mode_pages();
             unit.state.raise(Who::All, UnitAttention::CapacityChanged);
         }
         changed
@@ -318,7 +323,7 @@ impl spc::Primary for Disk {
     }
 
     fn condition(&self) -> Sense {
-        self.unit.power.condition()
+        self.unit.condition()
     }
 
     fn mode_pages(&self) -> &Mutex<ModePages> {
@@ -366,8 +371,8 @@ impl spc::Primary for Disk {
         testing
     }
 
-    fn keep_settings(&self, _: &Command<'_>, transferred: usize) -> Result<Outcome, Sense> {
-        Ok(settings::keep_with_pages(&self.unit, transferred))
+    fn keep_settings(&self) -> spc::Stored {
+        settings::keep_with_pages(&self.unit)
     }
 }
 

@@ -504,3 +504,26 @@ fn image() -> std::sync::Arc<dyn lunar_block::Image> {
     let driver = lunar_block::Driver::Memory { size: SIZE as u64 };
     lunar_block::open_node(driver, &lunar_block::NodeOptions::default()).unwrap()
 }
+
+#[test]
+fn a_name_that_cannot_be_stored_is_not_taken() {
+    on_reactor(|reactor| async move {
+        let dir = tempfile::tempdir().unwrap();
+        let config = beside(dir.path().join("disk.img"));
+        let disk = Bench::new(reactor, written(), config).settled().await;
+        let set = [0xA4, 0x06, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0];
+        let report = [0xA3, 0x05, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0];
+        disk.tell(&set, b"moon").await.good();
+        let code = disk.from(B, &TEST_UNIT_READY, &[], 0).await.code();
+        assert_eq!(code, (0x6, 0x3F, 0x05));
+
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        assert_eq!(disk.tell(&set, b"mars").await.code(), (0x4, 0x44, 0x00));
+        assert_eq!(disk.ask(&report, 64).await.good(), b"\0\0\0\x04moon");
+        disk.from(B, &TEST_UNIT_READY, &[], 0).await.good();
+
+        std::fs::create_dir(dir.path()).unwrap();
+        disk.tell(&set, b"mars").await.good();
+        assert_eq!(disk.ask(&report, 64).await.good(), b"\0\0\0\x04mars");
+    });
+}

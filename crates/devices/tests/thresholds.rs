@@ -2,6 +2,7 @@
 #![allow(
     clippy::cast_possible_truncation,
     clippy::indexing_slicing,
+    clippy::unwrap_used,
     reason = "the lengths of these tests are small"
 )]
 

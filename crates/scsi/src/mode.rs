@@ -8,11 +8,13 @@
 //! [`ModePages::saved_record`] returns and gives it back to [`ModePages::restore`]. Otherwise PC = 3 is 5/39/00, and the
 //! PS bit is 0.
 
+mod exceptions;
 mod page;
 mod rules;
 mod select;
 mod thresholds;
 
+pub use exceptions::{Exceptions, Reporting};
 pub use page::{ModePage, code};
 pub use rules::{ErrorSpread, TaskRules};
 pub use thresholds::{Resource, Threshold};
@@ -151,15 +153,39 @@ impl ModePages {
             let Some(bytes) = length.and_then(|length| record.get(at..at + length)) else {
                 break;
             };
-            for page in &mut self.pages {
-                if page.default().len() == bytes.len() && page.has_header_of(bytes) {
-                    // The error says which bit is not changeable: the page stays as it is.
-                    let _: Result<(), _> = page.change_to(bytes);
-                }
-            }
             at += bytes.len();
+            let found = self
+                .pages
+                .iter_mut()
+                .find(|page| page.default().len() == bytes.len() && page.has_header_of(bytes));
+            let Some(page) = found else {
+                continue;
+            };
+            page.restore(bytes);
+            let key = page.key();
+            if self.contradiction(key).is_some() {
+                let page = self.pages.iter_mut().filter(|page| page.key() == key);
+                page.for_each(ModePage::reset);
+            }
         }
         self.save();
+    }
+
+    /// The place in a page of what must not be, though each bit may be changed: byte and bit.
+    fn contradiction(&self, key: (u8, u8)) -> Option<(usize, u8)> {
+        match key {
+            code::CONTROL if self.task_rules().is_none() => Some((3, 2)), // QERR
+            code::INFORMATIONAL_EXCEPTIONS => self.check_exceptions().err(),
+            _ => None,
+        }
+    }
+
+    /// Says in the Control page how long an extended self-test takes, in seconds.
+    pub fn set_extended_self_test_time(&mut self, seconds: u16) {
+        let page = self.pages.iter_mut().find(|p| p.key() == code::CONTROL);
+        if let Some(page) = page {
+            page.describe(10, &seconds.to_be_bytes());
+        }
     }
 
     /// Whether all values in force are the same.

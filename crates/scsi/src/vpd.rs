@@ -18,6 +18,8 @@ pub mod code {
     pub const UNIT_SERIAL_NUMBER: u8 = 0x80;
     /// Device Identification.
     pub const DEVICE_IDENTIFICATION: u8 = 0x83;
+    /// Management Network Addresses.
+    pub const MANAGEMENT_NETWORK_ADDRESSES: u8 = 0x85;
     /// Extended INQUIRY Data.
     pub const EXTENDED_INQUIRY: u8 = 0x86;
     /// Mode Page Policy.
@@ -72,6 +74,13 @@ pub fn device_identification(
             .iter()
             .for_each(|designator| designator.append_to(out));
     });
+}
+
+/// Page 85h: there is no address.
+#[must_use]
+pub const fn management_network_addresses(peripheral: Peripheral) -> [u8; 4] {
+    let code = code::MANAGEMENT_NETWORK_ADDRESSES;
+    [peripheral.to_byte(), code, 0, 0]
 }
 
 /// Page 86h (SC-014).

@@ -35,6 +35,8 @@ pub enum UnitAttention {
     IdentifierChanged,
     /// 38/07: a threshold of the space for logical blocks was reached.
     ProvisioningThreshold,
+    /// 5D/FF: an informational exception that an initiator has asked for to see what happens.
+    FailurePredictionTest,
     /// 3F/0E: the LUNs behind the target have changed.
     ReportedLunsChanged,
 }
@@ -65,6 +67,7 @@ impl UnitAttention {
             UnitAttention::ProvisioningThreshold => {
                 AdditionalSense::THIN_PROVISIONING_SOFT_THRESHOLD
             }
+            UnitAttention::FailurePredictionTest => AdditionalSense::FAILURE_PREDICTION_FALSE,
             UnitAttention::ReportedLunsChanged => AdditionalSense::REPORTED_LUNS_DATA_CHANGED,
         })
     }

@@ -15,7 +15,8 @@ mod report_luns;
 mod reservation;
 mod task_management;
 
-use std::sync::Mutex;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 
 use lunar_scsi::log::{Parameter, Values};
 use lunar_scsi::mode::{ModePages, Preamble};
@@ -90,19 +91,19 @@ pub trait Primary: LogicalUnit {
     /// Aborts the background self-test; whether there was one.
     fn abort_self_test(&self) -> bool;
 
-    /// Stores the saved mode pages and [`Common::record`], and completes the command with `transferred` bytes.
-    ///
-    /// # Errors
-    /// What keeps them from being stored.
-    fn keep_settings(&self, command: &Command<'_>, transferred: usize) -> Result<Outcome, Sense>;
+    /// Stores the saved mode pages and [`Common::record`] as they are when this is called.
+    fn keep_settings(&self) -> Stored;
 }
+
+/// Ends when something has been stored, or with what has kept it from being stored.
+pub type Stored = Pin<Box<dyn Future<Output = Result<(), Sense>>>>;
 
 /// What the common commands remember of a unit.
 #[derive(Debug, Default)]
 pub struct Common {
     buffers: buffer::Buffers,
     clock: clock::Clock,
-    identifying: identifying::Identifying,
+    identifying: Arc<identifying::Identifying>,
     /// The self-tests that were run.
     pub self_tests: SelfTests,
 }

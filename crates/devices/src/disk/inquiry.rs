@@ -3,8 +3,9 @@
 use lunar_scsi::inquiry::{Peripheral, StandardInquiry, version};
 use lunar_scsi::vpd::{
     BlockDeviceCharacteristics, BlockLimits, Designator, ExtendedInquiry, Identifier,
-    LogicalBlockProvisioning, ProvisioningType, code, device_identification, mode_page_policy,
-    power_condition, third_party_copy, unit_serial_number,
+    LogicalBlockProvisioning, ProvisioningType, code, device_identification,
+    management_network_addresses, mode_page_policy, power_condition, third_party_copy,
+    unit_serial_number,
 };
 use lunar_scsi::{DeviceType, Features};
 
@@ -19,6 +20,7 @@ const SPC_4: u8 = 6;
 pub(super) const PAGES: &[u8] = &[
     code::UNIT_SERIAL_NUMBER,
     code::DEVICE_IDENTIFICATION,
+    code::MANAGEMENT_NETWORK_ADDRESSES,
     code::EXTENDED_INQUIRY,
     code::MODE_PAGE_POLICY,
     code::POWER_CONDITION,
@@ -52,10 +54,16 @@ impl Unit {
         match page {
             code::UNIT_SERIAL_NUMBER => unit_serial_number(data, PERIPHERAL, &self.identity.serial),
             code::DEVICE_IDENTIFICATION => self.device_identification(data),
+            code::MANAGEMENT_NETWORK_ADDRESSES => {
+                data.extend(management_network_addresses(PERIPHERAL));
+            }
             code::EXTENDED_INQUIRY => {
                 let page = ExtendedInquiry {
                     volatile_cache: true,
-                    extended_self_test_minutes: 0,
+                    extended_self_test_minutes: u16::try_from(
+                        self.self_test_seconds().div_ceil(60),
+                    )
+                    .unwrap_or(u16::MAX),
                     max_sense: 0,
                 };
                 data.extend(page.to_bytes(PERIPHERAL));

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use lunar_block::Stats;
+use lunar_scsi::AdditionalSense;
 use lunar_scsi::log::{NO_TEMPERATURE, Parameter, Values, code};
 
 use super::Unit;
@@ -116,9 +117,14 @@ impl Unit {
                     counts.map(u64::to_be_bytes).concat(),
                 )]
             }
-            // No exception, and no temperature.
             code::INFORMATIONAL_EXCEPTIONS => {
-                vec![Parameter::list(0x0000, [0, 0, NO_TEMPERATURE, 0])]
+                let exception = if self.exceptions().test {
+                    AdditionalSense::FAILURE_PREDICTION_FALSE
+                } else {
+                    AdditionalSense::NONE
+                };
+                let AdditionalSense { asc, ascq } = exception;
+                vec![Parameter::list(0x0000, [asc, ascq, NO_TEMPERATURE, 0])]
             }
             _ => Vec::new(),
         }

@@ -16,6 +16,14 @@ use super::transfer::task;
 /// Places that the short test reads: the first and the last block, and some between.
 const PLACES: u64 = 32;
 
+/// Bytes that the extended test reads in a second, at the least that is to be expected.
+const BYTES_PER_SECOND: u64 = 100 << 20;
+
+/// Seconds that an extended test of so many bytes takes.
+pub(super) fn extended_seconds(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_PER_SECOND).max(1)
+}
+
 pub(super) fn run(
     unit: &Arc<Unit>,
     test: SelfTest,

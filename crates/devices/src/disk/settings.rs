@@ -6,10 +6,8 @@ use std::sync::{Arc, PoisonError};
 
 use lunar_scsi::Sense;
 use lunar_scsi::mode::ModePages;
-use lunar_target::Outcome;
-use lunar_target::spc::Common;
+use lunar_target::spc::{Common, Stored};
 
-use super::transfer::task;
 use super::{Unit, error};
 use crate::{ConfigError, Sidecar};
 
@@ -45,9 +43,7 @@ pub(super) fn keep(
 }
 
 /// The same for a command that changes no mode page.
-pub(super) fn keep_with_pages(unit: &Arc<Unit>, transferred: usize) -> Outcome {
+pub(super) fn keep_with_pages(unit: &Arc<Unit>) -> Stored {
     let pages = unit.mode.lock().unwrap_or_else(PoisonError::into_inner);
-    let kept = keep(unit, &pages);
-    drop(pages);
-    task(async move { kept.await.map(|()| transferred) })
+    Box::pin(keep(unit, &pages))
 }

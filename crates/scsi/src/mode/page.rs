@@ -105,15 +105,6 @@ impl ModePage {
         Self::new(code::POWER_CONDITION, &[0; 0x26])
     }
 
-    /// Informational Exceptions Control (SC-023): disabled (DEXCPT), and none are reported (MRIE = 0).
-    #[must_use]
-    pub fn informational_exceptions() -> Self {
-        Self::new(
-            code::INFORMATIONAL_EXCEPTIONS,
-            &[0x08, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        )
-    }
-
     /// Page and subpage code.
     #[must_use]
     pub fn key(&self) -> (u8, u8) {
@@ -147,6 +138,15 @@ impl ModePage {
         &self.saved
     }
 
+    /// Sets the bytes from `at` on, which no initiator can change, to what the unit knows of itself.
+    pub(super) fn describe(&mut self, at: usize, bytes: &[u8]) {
+        for values in [&mut self.current, &mut self.default, &mut self.saved] {
+            for (old, new) in values.iter_mut().skip(at).zip(bytes) {
+                *old = *new;
+            }
+        }
+    }
+
     /// Sets or clears the bits `mask` of byte `at`.
     pub(super) fn set(&mut self, at: usize, mask: u8, on: bool) {
         if let Some(byte) = self.current.get_mut(at) {
@@ -157,6 +157,15 @@ impl ModePage {
     /// Makes the present values the saved ones.
     pub(super) fn save(&mut self) {
         self.saved.copy_from_slice(&self.current);
+    }
+
+    /// Takes over what may be changed from `page`, which was saved earlier.
+    pub(super) fn restore(&mut self, page: &[u8]) {
+        let header = self.header_length();
+        let places = self.current.iter_mut().zip(page).zip(&self.changeable);
+        for ((old, new), mask) in places.skip(header) {
+            *old = *old & !mask | new & mask;
+        }
     }
 
     /// Whether `page`, as MODE SELECT sends it, is this page.

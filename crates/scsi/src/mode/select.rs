@@ -88,10 +88,11 @@ impl ModePages {
         let bytes = rest.get(..length).ok_or(TRUNCATED)?;
         page.change_to(bytes)
             .map_err(|(byte, bit)| invalid_bit(at + byte, bit))?;
-        if self.task_rules().is_none() {
-            return Err(invalid_bit(at + 3, 2)); // QERR
+        let key = page.key();
+        match self.contradiction(key) {
+            Some((byte, bit)) => Err(invalid_bit(at + byte, bit)),
+            None => Ok(length),
         }
-        Ok(length)
     }
 }
 

@@ -1,12 +1,12 @@
 //! REPORT and SET IDENTIFYING INFORMATION (SPC-4 6.32, 6.43): what an administrator calls the unit. It is kept with the
 //! saved mode pages.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lunar_scsi::Sense;
 
 use super::Primary;
-use crate::{Command, Outcome, UnitAttention, Who};
+use crate::{Command, Completion, Outcome, UnitAttention, Who};
 
 /// INFORMATION TYPE 000_0000b: peripheral device identifying information, and how long it may be.
 const IDENTIFIER: (u8, u16) = (0, 64);
@@ -62,6 +62,18 @@ impl Identifying {
     }
 }
 
+impl Identifying {
+    /// What was set could not be stored: it is what it was before, unless somebody else has set something meanwhile.
+    fn take_back(&self, kind: u8, set: &[u8], before: Vec<u8>) {
+        if let Some((information, _)) = self.of(kind) {
+            let mut information = information.lock().unwrap_or_else(PoisonError::into_inner);
+            if *information == set {
+                *information = before;
+            }
+        }
+    }
+}
+
 /// INFORMATION TYPE of either command.
 fn kind(command: &Command<'_>) -> u8 {
     let [_, _, _, _, _, _, _, _, _, _, kind, ..] = *command.cdb;
@@ -95,7 +107,8 @@ pub(super) fn report(lu: &dyn Primary, command: Command<'_>) -> Outcome {
 
 pub(super) fn set(lu: &dyn Primary, command: &Command<'_>) -> Result<Outcome, Sense> {
     let common = lu.common();
-    let Some((information, longest)) = common.identifying.of(kind(command)) else {
+    let kind = kind(command);
+    let Some((information, longest)) = common.identifying.of(kind) else {
         return Err(Sense::invalid_bits_in_cdb(10, 7));
     };
     if command.fields().parameter_list_length() > longest.into() {
@@ -104,9 +117,19 @@ pub(super) fn set(lu: &dyn Primary, command: &Command<'_>) -> Result<Outcome, Se
     let Some(list) = command.parameter_list() else {
         return Ok(Outcome::Overrun);
     };
-    let len = list.len();
-    *information.lock().unwrap_or_else(PoisonError::into_inner) = list;
-    lu.state()
-        .raise(Who::AllBut(command.nexus), UnitAttention::IdentifierChanged);
-    lu.keep_settings(command, len)
+    let before = {
+        let mut information = information.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *information, list.clone())
+    };
+    let stored = lu.keep_settings();
+    let (state, nexus) = (Arc::clone(lu.state()), command.nexus);
+    let identifying = Arc::clone(&common.identifying);
+    Ok(Outcome::task(async move {
+        if let Err(sense) = stored.await {
+            identifying.take_back(kind, &list, before);
+            return Completion::check(sense);
+        }
+        state.raise(Who::AllBut(nexus), UnitAttention::IdentifierChanged);
+        Completion::good(list.len())
+    }))
 }
