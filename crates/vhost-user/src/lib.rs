@@ -46,9 +46,11 @@ mod message;
 mod ring;
 mod server;
 mod session;
+mod socket_file;
 
 pub use device::{Device, DeviceResult};
 pub use error::Error;
 pub use message::{FramingError, HEADER_SIZE, MAX_DESCRIPTORS, Message, MessageReader, Reply};
 pub use server::{Running, Server};
 pub use session::{Options, Refused, Session};
+pub use socket_file::{Access, SocketFile};

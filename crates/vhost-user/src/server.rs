@@ -1,18 +1,16 @@
 //! The server of one controller: a socket, a thread, and one front end after the other.
 
 use std::convert::Infallible;
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketType};
 
 use crate::Error;
 use crate::back_channel::BackChannel;
@@ -20,6 +18,7 @@ use crate::connection::{Connection, End, Gate};
 use crate::device::Device;
 use crate::message::Message;
 use crate::session::{Options, Session};
+use crate::socket_file::{Access, SocketFile};
 
 /// A controller's socket, bound and not yet served.
 #[derive(Debug)]
@@ -40,7 +39,7 @@ impl Server {
     /// A socket file that a crashed server has left is replaced; one that is in use is an error. From here on front
     /// ends may connect: they wait until [`start`](Server::start).
     pub fn bind(path: &Path, device: Arc<dyn Device>, options: Options) -> Result<Server, Error> {
-        let (listener, file) = SocketFile::bind(path)?;
+        let (listener, file) = SocketFile::bind(path, Access::Umask)?;
         Server::new(
             path.display().to_string(),
             Some(listener),
@@ -240,72 +239,4 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// The file of a listening socket, removed on drop if it is still the one that was made.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    identity: Option<(u64, u64)>,
-}
-
-impl SocketFile {
-    fn bind(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
-        let listener = match UnixListener::bind(path) {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-                remove_stale(path)?;
-                UnixListener::bind(path)
-            }
-            other => other,
-        }
-        .map_err(|source| Error::bind(path, source))?;
-        let file = SocketFile {
-            path: path.to_path_buf(),
-            identity: identity(path),
-        };
-        Ok((listener, file))
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if self.identity.is_some() && self.identity == identity(&self.path) {
-            // Nobody is left to be told.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let meta = std::fs::symlink_metadata(path).ok()?;
-    Some((meta.dev(), meta.ino()))
-}
-
-/// Removes a socket file on which nobody listens any more.
-fn remove_stale(path: &Path) -> Result<(), Error> {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-    if !is_socket {
-        return Err(Error::NotASocket(path.to_path_buf()));
-    }
-    match try_connect(path) {
-        Err(Errno::CONNREFUSED) => {
-            tracing::info!(path = %path.display(), "replacing the socket of a server that has ended");
-            std::fs::remove_file(path).map_err(|source| Error::bind(path, source))
-        }
-        // Gone in the meantime.
-        Err(Errno::NOENT) => Ok(()),
-        // A full backlog is a sign of life, too.
-        _ => Err(Error::InUse(path.to_path_buf())),
-    }
-}
-
-/// Connects without waiting.
-fn try_connect(path: &Path) -> Result<(), Errno> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
 }
