@@ -55,8 +55,11 @@ impl Reader {
                 }
                 continue;
             }
+            let (found, rest) = match self.plain_text(input) {
+                (run @ [_, ..], rest) => (self.push(run), rest),
+                ([], _) => (self.take(byte), rest),
+            };
             *input = rest;
-            let found = self.take(byte);
             if found.is_some() {
                 return found;
             }
@@ -67,6 +70,16 @@ impl Reader {
     /// Whether a word has ended before this byte, which belongs to what follows.
     fn ends_word(&self, byte: u8) -> bool {
         self.state == State::Word && (byte.is_ascii_whitespace() || is_structural(byte))
+    }
+
+    /// What of `input` is within a string and means nothing but itself, and what follows.
+    fn plain_text<'a>(&self, input: &'a [u8]) -> (&'a [u8], &'a [u8]) {
+        let plain = |byte: &u8| (b' '..0xfe).contains(byte) && !b"\"'\\\x7f".contains(byte);
+        let run = match self.state {
+            State::Text(_) => input.iter().take_while(|byte| plain(byte)).count(),
+            _ => 0,
+        };
+        input.split_at(run)
     }
 
     fn take(&mut self, byte: u8) -> Option<Result<Value, String>> {
@@ -98,25 +111,25 @@ impl Reader {
                 _ if self.state == State::Lost => {}
                 b'"' | b'\'' => {
                     self.state = State::Text(byte);
-                    return self.push(b'"');
+                    return self.push(b"\"");
                 }
                 _ => {
                     self.state = State::Word;
-                    return self.push(byte);
+                    return self.push(&[byte]);
                 }
             },
             State::Within => match byte {
                 b'"' | b'\'' => {
                     self.state = State::Text(byte);
-                    return self.push(b'"');
+                    return self.push(b"\"");
                 }
                 b'{' | b'[' | b'}' | b']' => return self.bracket(byte),
-                _ => return self.push(byte),
+                _ => return self.push(&[byte]),
             },
             State::Text(quote) => match byte {
                 b'\\' => self.state = State::Escape(quote),
                 _ if byte == quote => {
-                    let refused = self.push(b'"');
+                    let refused = self.push(b"\"");
                     if refused.is_some() || self.depth() > 0 {
                         self.state = State::Within;
                         return refused;
@@ -125,22 +138,22 @@ impl Reader {
                 }
                 // Within single quotes only.
                 b'"' => {
-                    let refused = self.push(b'\\');
-                    return refused.or_else(|| self.push(byte));
+                    let refused = self.push(b"\\");
+                    return refused.or_else(|| self.push(&[byte]));
                 }
-                _ => return self.push(byte),
+                _ => return self.push(&[byte]),
             },
             State::Escape(quote) => {
                 self.state = State::Text(quote);
                 if byte != b'\'' {
-                    let refused = self.push(b'\\');
+                    let refused = self.push(b"\\");
                     if refused.is_some() {
                         return refused;
                     }
                 }
-                return self.push(byte);
+                return self.push(&[byte]);
             }
-            State::Word => return self.push(byte),
+            State::Word => return self.push(&[byte]),
         }
         None
     }
@@ -159,25 +172,25 @@ impl Reader {
         *count = count.saturating_add(step);
         let complete =
             self.braces < 0 || self.brackets < 0 || (self.braces, self.brackets) == (0, 0);
-        let refused = self.push(byte);
+        let refused = self.push(&[byte]);
         match complete {
             true => refused.or_else(|| self.finish()),
             false => refused,
         }
     }
 
-    fn push(&mut self, byte: u8) -> Option<Result<Value, String>> {
+    fn push(&mut self, bytes: &[u8]) -> Option<Result<Value, String>> {
         if self.skipping {
             return None;
         }
-        if self.message.len() >= MAX_MESSAGE {
+        if self.message.len() + bytes.len() > MAX_MESSAGE {
             self.skipping = true;
             self.message = Vec::new();
             return Some(Err(format!(
                 "JSON message size limit exceeded: a message may have {MAX_MESSAGE} bytes"
             )));
         }
-        self.message.push(byte);
+        self.message.extend(bytes);
         None
     }
 

@@ -415,7 +415,10 @@ impl Client {
         let mut buffer = vec![0; CHUNK];
         match self.stream.read(&mut buffer) {
             Ok(0) => self.ended = true,
-            Ok(read) => self.input.extend(buffer.iter().take(read)),
+            Ok(read) => {
+                buffer.truncate(read);
+                self.input = buffer;
+            }
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => self.gone = true,
         }
