@@ -32,6 +32,7 @@
 mod allocation;
 mod bounce;
 mod buffer;
+mod cancel;
 mod file;
 mod filter;
 mod host;
@@ -50,7 +51,13 @@ use lunar_reactor::{Handle, Token};
 
 pub use allocation::{Allocation, AllocationQuery};
 pub use buffer::{Buffer, run_list, run_owned};
+pub use cancel::{Cancel, Canceller};
 pub use filter::Stats;
+pub use filter::faults::{FaultInjection, FaultOn, FaultRule, Faults};
+pub use filter::policy::{
+    Action, ErrorPolicy, ErrorRules, Failure, IoStatus, OnError, PolicyEvent, Side,
+};
+pub use filter::throttle::{Limit, Limits, Throttle, ThrottleGroup};
 pub use node::{CacheMode, DetectZeroes, Driver, Locking, NodeOptions, open_node};
 pub use op::{Op, OpKind, Progress};
 pub use space::{Space, space_of};
@@ -59,11 +66,20 @@ pub use space::{Space, space_of};
 pub trait DataHandle {
     /// Starts `op`, which must be new ([`Op::new`]). The operation and its buffer must stay valid until `Done` has been
     /// returned from here or from [`DataHandle::resume`]; until then the operation belongs to the handle, which may
-    /// rewrite it, so a caller that may want to repeat it keeps a copy.
+    /// rewrite it ([`Op::asked`] still tells what it was).
     fn start(&self, op: &mut Op, token: Token) -> Progress;
 
     /// `token` has completed with `result`: finishes the operation or starts its next step under the same token.
     fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress;
+
+    /// The operation in flight under `token` is not to wait for anything but the medium any longer: neither for its turn
+    /// nor for the error that it met to be mended. If it waited, its token completes soon, and the operation is carried
+    /// out ([`Cancel::Hurried`] and nothing forbids it) or ends with [`Error::Cancelled`]. What the kernel has been given
+    /// goes on to its end.
+    fn cancel(&self, token: Token, why: Cancel) {
+        // Nothing waits here.
+        let _ = (token, why);
+    }
 
     /// How the image stores the bytes from `offset` on, of which `len` (at least one) are of interest. The answer is about
     /// at least one of them, and found in bounded time; where it ends before the allocation changes, it is about 4 KiB at
@@ -112,6 +128,10 @@ pub trait Image: Send + Sync + std::fmt::Debug {
     /// How much space the image takes now, and how much more there is; `None` where nobody knows. Blocking: for the control
     /// plane.
     fn space(&self) -> Option<Space>;
+
+    /// The device goes: operations that wait for something other than the medium, in whichever data handle, do so no
+    /// longer. Called before the data handles are let go; it does not wait.
+    fn end_waits(&self) {}
 
     /// Makes everything durable and releases the image's lock; called once, when no data handle is left. Blocking.
     ///
@@ -164,12 +184,31 @@ pub enum Error {
     /// The image has no such operation.
     #[error("not supported by this image")]
     Unsupported,
+    /// It was not carried out, because it would have had to wait and could not ([`DataHandle::cancel`]). The same
+    /// operation may succeed later.
+    #[error("the operation was cancelled")]
+    Cancelled,
     /// The image cannot be opened: the message names the file, what is wrong, and the remedy.
     #[error("{0}")]
     Open(String),
 }
 
 impl Error {
+    /// Whether the host has failed, as opposed to an operation that nobody should have asked for, or that was cancelled.
+    /// Memory of the guest that is not there (`EFAULT`) is no failure of the host's storage.
+    #[must_use]
+    pub fn is_host_failure(&self) -> bool {
+        match self {
+            Error::NoSpace => true,
+            Error::Io(_, errno) => *errno != libc::EFAULT,
+            Error::ReadOnly
+            | Error::OutOfRange
+            | Error::Unsupported
+            | Error::Cancelled
+            | Error::Open(_) => false,
+        }
+    }
+
     /// The error that the host calls `errno`.
     pub fn from_errno(errno: i32) -> Error {
         match errno {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::host::Expect;
-use crate::{Error, Image, file, memory, null, qcow2, raw};
+use crate::{
+    Error, FaultInjection, Faults, Image, Throttle, ThrottleGroup, file, memory, null, qcow2, raw,
+};
 
 /// How an image is opened (drive options and block nodes both end here); see [`open_node`].
 #[derive(Clone, Debug)]
@@ -136,6 +138,20 @@ pub enum Driver {
         /// Every operation takes so long.
         latency_ns: u64,
     },
+    /// `blkdebug`: another image, with faults. [`FaultInjection::new`] does the same, and leaves a handle on the faults.
+    Blkdebug {
+        /// The image.
+        image: Arc<dyn Image>,
+        /// What goes wrong.
+        faults: Faults,
+    },
+    /// `throttle`: another image, with the limits of a group.
+    Throttle {
+        /// The image.
+        file: Arc<dyn Image>,
+        /// The limits, and who shares them.
+        group: Arc<ThrottleGroup>,
+    },
     /// A RAM disk.
     Memory {
         /// Bytes.
@@ -157,6 +173,8 @@ pub fn open_node(driver: Driver, options: &NodeOptions) -> Result<Arc<dyn Image>
             let latency = Duration::from_nanos(latency_ns);
             Ok(null::open(size, read_zeroes, latency, options))
         }
+        Driver::Blkdebug { image, faults } => Ok(FaultInjection::new(image, faults, options)?),
+        Driver::Throttle { file, group } => Ok(Throttle::new(file, group, options)?),
         Driver::Memory { size } => memory::open(size, options),
         Driver::File { filename } => file::open(&filename, Expect::File, options),
         Driver::HostDevice { filename } => file::open(&filename, Expect::Device, options),

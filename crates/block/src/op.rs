@@ -41,6 +41,16 @@ pub struct Op {
     pub data: Sgl,
     /// The data handle's own note between `start` and `resume`.
     pub(crate) step: Step,
+    /// As it was made: data handles rewrite the above.
+    asked: Asked,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    kind: OpKind,
+    offset: u64,
+    len: u64,
 }
 
 /// What the completion that an operation waits for will mean.
@@ -63,7 +73,21 @@ impl Op {
             len,
             data,
             step: Step::Whole,
+            asked: Asked { kind, offset, len },
         }
+    }
+
+    /// The operation as it was made, whatever a data handle has made of it since.
+    #[inline]
+    #[must_use]
+    pub fn asked(&self) -> Op {
+        let Asked { kind, offset, len } = self.asked;
+        Op::new(kind, offset, len, self.data)
+    }
+
+    /// Makes it new again, to be started once more.
+    pub fn rewind(&mut self) {
+        *self = self.asked();
     }
 
     /// Fills `data` from `offset` on.

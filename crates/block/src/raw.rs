@@ -9,7 +9,7 @@ use lunar_reactor::{Handle, Token};
 
 use crate::filter::{Gate, Ledger, Policy};
 use crate::{
-    AllocationQuery, DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op, OpKind,
+    AllocationQuery, Cancel, DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op, OpKind,
     Progress, Space, Stats,
 };
 
@@ -74,14 +74,9 @@ pub(crate) fn open(
 
 impl Image for Raw {
     fn info(&self) -> Info {
-        let below = self.file.info();
         Info {
             size: self.size,
-            read_only: self.policy.read_only,
-            can_discard: self.policy.unmap,
-            discard_zeroes: self.policy.unmap && below.discard_zeroes,
-            flushes: below.flushes && !self.policy.no_flush,
-            ..below
+            ..self.policy.over(self.file.info())
         }
     }
 
@@ -113,6 +108,10 @@ impl Image for Raw {
         // Of a part nobody knows.
         let whole = self.offset == 0 && self.size == self.file.info().size;
         whole.then(|| self.file.space()).flatten()
+    }
+
+    fn end_waits(&self) {
+        self.file.end_waits();
     }
 
     fn close(&self) -> Result<(), Error> {
@@ -153,6 +152,10 @@ impl DataHandle for RawHandle {
 
     fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress {
         self.pass(self.inner.resume(op, token, result))
+    }
+
+    fn cancel(&self, token: Token, why: Cancel) {
+        self.inner.cancel(token, why);
     }
 
     fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {

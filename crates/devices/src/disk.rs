@@ -274,6 +274,7 @@ impl LogicalUnit for Disk {
                 OpKind::Read | OpKind::Write { .. } => Completion::good(op.data.len()),
                 OpKind::Flush | OpKind::Discard | OpKind::WriteZeroes { .. } => Completion::good(0),
             },
+            Err(BlockError::Cancelled) => Completion::busy(),
             Err(error) => Completion::check(self.unit.sense(&error, op.kind, op.offset)),
         }
     }
@@ -296,6 +297,7 @@ impl LogicalUnit for Disk {
 
     fn detached(&self) {
         if !self.unit.state.has_nexus() {
+            self.unit.image.end_waits();
             self.unit.background.stop();
         }
     }

@@ -1,13 +1,13 @@
 //! A command on its way through the target: how it arrives, and what becomes of it.
 
 use std::any::Any;
-use std::cell::Cell;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use lunar_block::{DataHandle, Op};
+use lunar_block::{Cancel, Canceller, DataHandle, Op};
 use lunar_scsi::sense::Format;
 use lunar_scsi::{Cdb, Sense, Status};
 use lunar_sgl::Sgl;
@@ -103,18 +103,29 @@ impl std::fmt::Debug for Command<'_> {
 /// Task management has ended a command that takes several steps: the transport says so here, and the [`Task`] looks
 /// before each step that would take long. What it completes with then does not matter.
 #[derive(Clone, Debug, Default)]
-pub struct Ended(Rc<Cell<bool>>);
+pub struct Ended(Canceller);
 
 impl Ended {
     /// Ends the command.
     pub fn set(&self) {
-        self.0.set(true);
+        self.0.cancel(Cancel::Abandoned);
     }
 
     /// Whether it was ended.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        self.0.get()
+        self.0.reason() == Some(Cancel::Abandoned)
+    }
+
+    /// The command goes on, but its operations may not wait for anything but the medium: see [`Cancel::Hurried`].
+    pub fn hurry(&self) {
+        self.0.cancel(Cancel::Hurried);
+    }
+
+    /// The way to an image for the command's steps, on which the end of the command ends what it waits for.
+    #[must_use]
+    pub fn guard(&self, io: &Rc<dyn DataHandle>) -> Rc<dyn DataHandle> {
+        self.0.guard(io)
     }
 }
 
@@ -134,6 +145,15 @@ pub struct Completion {
 }
 
 impl Completion {
+    /// BUSY: nothing was done, and the initiator is to send the command again.
+    pub const fn busy() -> Completion {
+        Completion {
+            status: Status::BUSY,
+            sense: None,
+            transferred: 0,
+        }
+    }
+
     /// GOOD, with so many bytes moved.
     #[inline]
     pub const fn good(transferred: usize) -> Completion {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::ready;
 use std::rc::Rc;
 
-use lunar_block::{Op, Progress};
+use lunar_block::{Cancel, Op, Progress};
 use lunar_reactor::{Handle, Token};
 use lunar_scsi::Status;
 use lunar_scsi::mode::ErrorSpread;
@@ -83,11 +83,8 @@ pub(crate) struct Slot {
 
 enum Stage {
     Free,
-    /// One block operation: as the command asked for it, and as the data handle works on it.
-    Io {
-        asked: Op,
-        op: Op,
-    },
+    /// One block operation.
+    Io(Op),
     /// A task, which leaves its completion here, and is told there when it was ended.
     Task(Rc<Cell<Option<Completion>>>, Ended),
     /// It waits for its turn.
@@ -186,7 +183,8 @@ impl Requests {
         }
     }
 
-    /// A task management function: commands that only wait end at once, the others are waited for if they are to end.
+    /// A task management function: commands that only wait end at once, the others are waited for if they are to end, and
+    /// do not wait for anything but the medium themselves.
     pub fn manage(&mut self, ring: &mut Ring, nexus: NexusId, function: &Function, done: &Barrier) {
         for (number, slot) in self.slots.iter_mut().enumerate() {
             if slot.is_free() || !function.apply(nexus, slot) {
@@ -200,9 +198,27 @@ impl Requests {
                     continue;
                 }
                 Stage::Task(_, ended) => ended.set(),
-                Stage::Io { .. } | Stage::Failed(_) | Stage::Free => {}
+                Stage::Io(_) => slot.cancel(ring.token(number), Cancel::Abandoned),
+                Stage::Failed(_) | Stage::Free => {}
             }
             slot.waiting.push(done.clone());
+        }
+    }
+
+    /// The commands in flight, of one unit or all, go on, but may not wait for anything but the medium: where they are
+    /// kept until an error is mended, their initiator is asked to send them again.
+    #[cold]
+    pub fn hurry(&mut self, ring: &Ring, unit: Option<&Rc<LocalUnit>>) {
+        for (number, slot) in self.slots.iter().enumerate() {
+            let of_unit = |unit| slot.unit.as_ref().is_some_and(|own| Rc::ptr_eq(own, unit));
+            if !unit.is_none_or(of_unit) {
+                continue;
+            }
+            match &slot.stage {
+                Stage::Task(_, ended) => ended.hurry(),
+                Stage::Io(_) => slot.cancel(ring.token(number), Cancel::Hurried),
+                Stage::Parked(_) | Stage::Failed(_) | Stage::Free => {}
+            }
         }
     }
 
@@ -372,6 +388,9 @@ impl Slot {
 
     /// Runs the steps of a command.
     fn run(&mut self, bench: &Bench, token: Token, task: Task, ended: Ended) -> Option<End> {
+        if self.unit.as_ref().is_some_and(|u| u.gone.get().is_some()) {
+            ended.hurry();
+        }
         let completion = Rc::new(Cell::new(None));
         self.stage = Stage::Task(completion.clone(), ended);
         let reactor = bench.reactor.clone();
@@ -473,7 +492,8 @@ impl Slot {
         let collides = match &self.stage {
             // Those who wait in line come later, or have made sure of their turn.
             Stage::Free | Stage::Failed(_) | Stage::Parked(_) => false,
-            Stage::Io { asked, .. } => {
+            Stage::Io(op) => {
+                let asked = op.asked();
                 let end = asked.offset.saturating_add(asked.len);
                 overlap(&fence.extent, &Some(asked.offset..end))
             }
@@ -488,7 +508,6 @@ impl Slot {
 
     #[inline]
     fn start_io(&mut self, mut op: Op, token: Token) -> Option<End> {
-        let asked = op;
         let Some((unit, io)) = self
             .unit
             .as_ref()
@@ -498,11 +517,22 @@ impl Slot {
             return Some(End::Transport(Response::Failure));
         };
         match io.start(&mut op, token) {
-            Progress::Done(result) => Some(End::Completed(unit.unit.finish(&asked, result))),
+            Progress::Done(result) => Some(End::Completed(unit.unit.finish(&op.asked(), result))),
             Progress::Pending => {
-                self.stage = Stage::Io { asked, op };
+                if unit.gone.get().is_some() {
+                    io.cancel(token, Cancel::Hurried);
+                }
+                self.stage = Stage::Io(op);
                 None
             }
+        }
+    }
+
+    /// Its operation may not wait for anything but the medium any longer.
+    #[cold]
+    fn cancel(&self, token: Token, why: Cancel) {
+        if let Some(io) = self.unit.as_ref().and_then(|unit| unit.io.as_ref()) {
+            io.cancel(token, why);
         }
     }
 
@@ -523,11 +553,11 @@ impl Slot {
         match &mut self.stage {
             Stage::Free | Stage::Parked(_) | Stage::Failed(_) => None,
             Stage::Task(completion, _) => completion.take(),
-            Stage::Io { asked, op } => {
+            Stage::Io(op) => {
                 let unit = self.unit.as_ref()?;
                 match unit.io.as_ref()?.resume(op, token, result) {
                     Progress::Pending => None,
-                    Progress::Done(result) => Some(unit.unit.finish(asked, result)),
+                    Progress::Done(result) => Some(unit.unit.finish(&op.asked(), result)),
                 }
             }
         }

@@ -149,7 +149,12 @@ impl Ring {
 
     /// Whether the ring is to be looked into for new chains.
     pub fn is_open(&self) -> bool {
-        self.is_live() && self.stop.is_none() && self.new_memory.is_none()
+        self.is_live() && !self.is_draining()
+    }
+
+    /// Whether it waits for what is in flight to end.
+    pub fn is_draining(&self) -> bool {
+        self.stop.is_some() || self.new_memory.is_some()
     }
 
     /// Whether chains can be taken at all. A ring that drains can still give up what was made available before a task

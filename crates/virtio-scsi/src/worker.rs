@@ -262,6 +262,7 @@ impl Worker {
                         slot.waiting.push(done.clone());
                     }
                 }
+                requests.hurry(&queue.ring, Some(&unit));
             }
         }
     }
@@ -482,6 +483,12 @@ impl App for Worker {
         let mut served = 0;
         for (_, queue) in &mut self.queues {
             if !queue.ring.is_open() {
+                // Each turn, because what waits in line may be started at any time.
+                if queue.ring.is_draining()
+                    && let Role::Request(requests) = &mut queue.role
+                {
+                    requests.hurry(&queue.ring, None);
+                }
                 continue;
             }
             let Some(port) = self.ports.get_mut(&queue.nexus) else {

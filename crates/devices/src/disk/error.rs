@@ -12,6 +12,9 @@ impl Unit {
     /// which of its blocks failed first the host does not say, and the first of them is what keeps an initiator from
     /// believing any.
     pub(super) fn sense(&self, error: &Error, kind: OpKind, offset: u64) -> Sense {
+        if *error == Error::Cancelled {
+            return ended();
+        }
         let lba = offset >> self.limits.block_shift;
         let counter = match kind {
             OpKind::Read => &self.counters.read_errors,
@@ -56,7 +59,8 @@ pub(super) fn write_protected() -> Sense {
     Sense::new(SenseKey::DataProtect, AdditionalSense::WRITE_PROTECTED)
 }
 
-/// B/00/00; nobody will see it, the transport answers in its own words.
+/// B/00/00: initiators send the command again. One that task management has ended does not get to see it, the transport
+/// answers that in its own words.
 pub(super) fn ended() -> Sense {
     Sense::new(SenseKey::AbortedCommand, AdditionalSense::NONE)
 }

@@ -60,7 +60,7 @@ impl Medium {
     /// Runs one operation.
     pub(super) async fn run(&self, op: Op) -> Result<(), Sense> {
         let (kind, offset) = (op.kind, op.offset);
-        run(&self.reactor, &self.io, op)
+        run(&self.reactor, &self.ended.guard(&self.io), op)
             .await
             .map_err(|e| self.unit.sense(&e, kind, offset))
     }
@@ -72,9 +72,15 @@ impl Medium {
         offset: u64,
         list: SglBuf,
     ) -> Result<(), Sense> {
-        run_list(&self.reactor, &self.io, kind, offset, list)
-            .await
-            .map_err(|e| self.unit.sense(&e, kind, offset))
+        run_list(
+            &self.reactor,
+            &self.ended.guard(&self.io),
+            kind,
+            offset,
+            list,
+        )
+        .await
+        .map_err(|e| self.unit.sense(&e, kind, offset))
     }
 
     /// Reads into or writes from the first `len` bytes of our own memory.
@@ -85,7 +91,8 @@ impl Medium {
         len: usize,
         buffer: Buffer,
     ) -> Result<Buffer, Sense> {
-        let (result, buffer) = run_owned(&self.reactor, &self.io, kind, offset, len, buffer).await;
+        let io = self.ended.guard(&self.io);
+        let (result, buffer) = run_owned(&self.reactor, &io, kind, offset, len, buffer).await;
         result
             .map(|()| buffer)
             .map_err(|e| self.unit.sense(&e, kind, offset))

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{DetectZeroes, Error, NodeOptions, Op, OpKind, Progress};
+use crate::{DetectZeroes, Error, Info, NodeOptions, Op, OpKind, Progress};
 
 /// The options of a node that rewrite operations.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,31 @@ impl Policy {
             no_flush: options.no_flush,
             unmap: options.discard_unmap && can_discard && !options.read_only,
             detect_zeroes: options.detect_zeroes,
+        }
+    }
+
+    /// The options of a filter node above an image.
+    ///
+    /// # Errors
+    /// [`Error::Open`]: it would write to an image that is read-only.
+    pub fn above(below: &Info, options: &NodeOptions, driver: &str) -> Result<Policy, Error> {
+        if below.read_only && !options.read_only {
+            return Err(Error::Open(format!(
+                "{}: the node is read-only; open the {driver} node with read-only=on too",
+                below.name
+            )));
+        }
+        Ok(Policy::new(options, below.can_discard))
+    }
+
+    /// What an image is with these options.
+    pub fn over(&self, below: Info) -> Info {
+        Info {
+            read_only: self.read_only,
+            can_discard: self.unmap,
+            discard_zeroes: self.unmap && below.discard_zeroes,
+            flushes: below.flushes && !self.no_flush,
+            ..below
         }
     }
 
