@@ -16,7 +16,7 @@ use support::*;
 
 const SIZE: usize = 64 << 10;
 /// The target port group of B; A is in group 1.
-const GROUP: u16 = 2;
+const GROUP: u16 = 7;
 
 /// A disk whose second path is in a group of its own. Nobody has anything left to hear.
 async fn two_groups(disk: &Bench) {
@@ -167,7 +167,8 @@ fn a_change_that_cannot_be_made_changes_nothing() {
         two_groups(&disk).await;
         for (wanted, code) in [
             ([(GROUP, 2), (9, 0)], (5, 0x26, 0x00)),
-            ([(GROUP, 2), (1, 0xE)], (5, 0x26, 0x00)),
+            ([(GROUP, 2), (1, 4)], (5, 0x26, 0x00)),
+            ([(GROUP, 2), (9, 0xE)], (5, 0x26, 0x00)),
         ] {
             let (cdb, list) = request(&wanted);
             assert_eq!(disk.tell(&cdb, &list).await.code(), code, "{wanted:x?}");
@@ -184,5 +185,35 @@ fn a_change_that_cannot_be_made_changes_nothing() {
         assert_eq!(disk.tell(&cdb, &list).await.code(), (5, 0x20, 0x00));
         assert_eq!(report(&disk).await, [(0, 0), (0, 2)]);
         assert_eq!(disk.disk.state().take_attention(B), None);
+    });
+}
+
+#[test]
+fn a_port_that_an_initiator_takes_offline_comes_back_with_its_group() {
+    on_disk(SIZE, DiskConfig::default(), |disk| async move {
+        two_groups(&disk).await;
+        // B's port; its group has another number.
+        let (cdb, list) = request(&[(2, 0xE)]);
+        disk.tell(&cdb, &list).await.good();
+        assert_eq!(report(&disk).await, [(0, 0), (0, 0), (0xE, 1)]);
+        assert_eq!(
+            disk.from(B, &READ, &[], 512).await.code(),
+            (6, 0x2A, 0x06)
+        );
+        assert_eq!(
+            disk.from(B, &READ, &[], 512).await.code(),
+            (2, 0x04, 0x12)
+        );
+        disk.ask(&READ, 512).await.good();
+        disk.tell(&cdb, &list).await.good();
+        assert_eq!(disk.disk.state().take_attention(B), None, "no change");
+
+        // From the port itself.
+        let (cdb, list) = request(&[(GROUP, 0)]);
+        disk.from(B, &cdb, &list, 0).await.good();
+        disk.from(B, &READ, &[], 512).await.good();
+        assert_eq!(disk.ask(&READ, 512).await.code(), (6, 0x2A, 0x06));
+        disk.ask(&READ, 512).await.good();
+        assert_eq!(report(&disk).await, [(0, 0), (0, 0)]);
     });
 }

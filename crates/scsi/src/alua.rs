@@ -16,14 +16,14 @@ pub enum AccessState {
     Standby = 0x2,
     /// Not usable now.
     Unavailable = 0x3,
-    /// Not usable until somebody mends it; an initiator cannot choose this state.
+    /// Out of service. Unlike the others, an initiator chooses this one for a port and not for a group.
     Offline = 0xe,
     /// On its way from one state to another.
     Transitioning = 0xf,
 }
 
 impl AccessState {
-    /// The states that SET TARGET PORT GROUPS can ask for.
+    /// The states that SET TARGET PORT GROUPS can ask for on behalf of a group.
     const SETTABLE: [AccessState; 4] = [
         AccessState::Optimized,
         AccessState::NonOptimized,
@@ -129,12 +129,20 @@ pub fn report(out: &mut Vec<u8>, extended: bool, groups: &[Group]) {
     }
 }
 
-/// Reads the parameter list of SET TARGET PORT GROUPS: groups and the states they are to have. An empty list asks for
-/// nothing.
+/// One thing that SET TARGET PORT GROUPS asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// A target port group is to have this state.
+    Group(u16, AccessState),
+    /// The port with this relative identifier is to go offline.
+    PortOffline(u16),
+}
+
+/// Reads the parameter list of SET TARGET PORT GROUPS. An empty list asks for nothing.
 ///
 /// # Errors
 /// 5/1A/00 for a list that is cut off, 5/26/00 for a state that an initiator cannot ask for.
-pub fn parse_set(list: &[u8]) -> Result<Vec<(u16, AccessState)>, Sense> {
+pub fn parse_set(list: &[u8]) -> Result<Vec<Wanted>, Sense> {
     let descriptors = match list {
         [] => return Ok(Vec::new()),
         [_, _, _, _, descriptors @ ..] if descriptors.len().is_multiple_of(4) => descriptors,
@@ -148,12 +156,16 @@ pub fn parse_set(list: &[u8]) -> Result<Vec<(u16, AccessState)>, Sense> {
         .chunks_exact(4)
         .enumerate()
         .map(|(i, descriptor)| {
+            let number = u16_at(descriptor, 2).unwrap_or_default();
             let wanted = u8_at(descriptor, 0).unwrap_or_default() & 0x0f;
+            if wanted == AccessState::Offline as u8 {
+                return Ok(Wanted::PortOffline(number));
+            }
             let state = AccessState::SETTABLE
                 .into_iter()
                 .find(|state| *state as u8 == wanted)
                 .ok_or(Sense::invalid_bits_in_parameters(at(i), 3))?;
-            Ok((u16_at(descriptor, 2).unwrap_or_default(), state))
+            Ok(Wanted::Group(number, state))
         })
         .collect()
 }
@@ -197,15 +209,16 @@ mod tests {
     #[test]
     fn only_states_that_an_initiator_can_choose_are_read() {
         let list = |state| [0, 0, 0, 0, state, 0, 0, 7];
-        for state in 0..16 {
-            match parse_set(&list(state)) {
-                Ok(wanted) => assert_eq!((wanted[0].0, wanted[0].1 as u8), (7, state)),
-                Err(sense) => {
-                    assert!(state > 3);
-                    assert_eq!(sense, Sense::invalid_bits_in_parameters(4, 3));
-                }
-            }
-        }
+        let read = (0..16).map(|state| parse_set(&list(state)));
+        let expected = (0..16_u8).map(|state| match state {
+            0x0..=0x3 => Ok(vec![Wanted::Group(
+                7,
+                AccessState::SETTABLE[usize::from(state)],
+            )]),
+            0xe => Ok(vec![Wanted::PortOffline(7)]),
+            _ => Err(Sense::invalid_bits_in_parameters(4, 3)),
+        });
+        assert!(read.eq(expected));
         assert_eq!(parse_set(&[]), Ok(vec![]));
         assert_eq!(parse_set(&[0; 4]), Ok(vec![]));
         for cut_off in [1, 3, 5, 7] {

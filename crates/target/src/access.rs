@@ -4,9 +4,10 @@
 //! Ports are in groups, and a group has an access state for each unit. A controller that attaches a unit brings its
 //! port, and with it the port's group. States are set by the user (a path that is to rest, or that is taken out of
 //! service) and, unless the unit is configured otherwise, by initiators, which move a unit to other ports when one
-//! fails.
+//! fails. An initiator can also take a single port offline; the port is back as soon as an initiator chooses a state for
+//! its group. What the user has taken offline, only the user brings back.
 
-use lunar_scsi::alua::{AccessState, ChangedBy, Group};
+use lunar_scsi::alua::{AccessState, ChangedBy, Group, Wanted};
 use lunar_scsi::{AdditionalSense, Sense};
 
 use crate::path::TargetPort;
@@ -37,6 +38,8 @@ const EXPLICIT: u8 = 0b10;
 pub(crate) struct Groups {
     alua: Alua,
     states: Vec<GroupState>,
+    /// The relative identifiers of the ports that initiators have taken offline.
+    offline: Vec<u16>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +68,29 @@ impl Groups {
         let found = self.states.iter().find(|group| group.id == id);
         found.map_or(AccessState::default(), |group| group.state)
     }
+
+    fn state_of_port(&self, port: &TargetPort) -> AccessState {
+        match self.offline.contains(&port.relative) {
+            true => AccessState::Offline,
+            false => self.state_of(port.group),
+        }
+    }
+
+    /// Whether it was not offline before.
+    fn take_offline(&mut self, relative: u16) -> bool {
+        match self.offline.binary_search(&relative) {
+            Ok(_) => false,
+            Err(at) => {
+                self.offline.insert(at, relative);
+                true
+            }
+        }
+    }
+
+    /// The port is gone: another one may get its number.
+    pub(crate) fn forget(&mut self, port: &TargetPort) {
+        self.offline.retain(|offline| *offline != port.relative);
+    }
 }
 
 impl Shared {
@@ -72,8 +98,23 @@ impl Shared {
     pub(crate) fn access_state(&self, nexus: NexusId) -> AccessState {
         let found = self.nexuses.iter().find(|n| n.id == nexus);
         found.map_or(AccessState::default(), |n| {
-            self.groups.state_of(n.path.port.group)
+            self.groups.state_of_port(&n.path.port)
         })
+    }
+
+    /// An initiator chooses a group's state; its ports that are offline come back. Whether that changes anything.
+    fn bring_to(&mut self, id: u16, state: AccessState) -> bool {
+        let ports = self.nexuses.iter().map(|n| n.path.port);
+        let inside: Vec<_> = ports.filter(|port| port.group == id).collect();
+        let before = self.groups.offline.len();
+        inside.iter().for_each(|port| self.groups.forget(port));
+        let mut changed = self.groups.offline.len() != before;
+        if let Some(group) = self.groups.group(id).filter(|group| group.state != state) {
+            group.state = state;
+            group.changed_by = ChangedBy::Initiator;
+            changed = true;
+        }
+        changed
     }
 
     /// TPGS.
@@ -145,7 +186,8 @@ impl LuState {
         }
     }
 
-    /// The groups that have a port, as REPORT TARGET PORT GROUPS shows them.
+    /// The groups that have a port, as REPORT TARGET PORT GROUPS shows them. The ports that initiators have taken offline
+    /// are in their group and, besides, in one that shows this.
     pub(crate) fn target_port_groups(&self) -> Vec<Group> {
         let shared = self.lock();
         let ports = |id: u16| {
@@ -170,39 +212,57 @@ impl LuState {
                 ports: ports(id),
             }
         });
-        shown.collect()
+        let mut shown: Vec<Group> = shown.collect();
+        let above = shown.last().and_then(|last| last.id.checked_add(1));
+        if let Some(id) = above.filter(|_| !shared.groups.offline.is_empty()) {
+            shown.push(Group {
+                id,
+                preferred: false,
+                state: AccessState::Offline,
+                changed_by: ChangedBy::Initiator,
+                ports: shared.groups.offline.clone(),
+            });
+        }
+        shown
     }
 
     /// SET TARGET PORT GROUPS: all of the wanted states, or none of them. Every other nexus hears of a change.
     ///
     /// # Errors
-    /// 5/20/00 if initiators may not do so, 5/26/00 for a group that has no port, 5/67/0A for one that is offline.
+    /// 5/20/00 if initiators may not do so, 5/26/00 for a group or port that does not exist, 5/67/0A for a group that the
+    /// user has taken offline.
     pub(crate) fn set_target_port_groups(
         &self,
         nexus: NexusId,
-        wanted: &[(u16, AccessState)],
+        wanted: &[Wanted],
     ) -> Result<(), Sense> {
         self.change(|shared| {
             if shared.tpgs() & EXPLICIT == 0 {
                 let unsupported = AdditionalSense::INVALID_OPERATION_CODE;
                 return Err(Sense::illegal_request(unsupported));
             }
-            for (at, (id, _)) in (6..).step_by(4).zip(wanted) {
-                if shared.nexuses.iter().all(|n| n.path.port.group != *id) {
+            for (at, wanted) in (6..).step_by(4).zip(wanted) {
+                let mut ports = shared.nexuses.iter().map(|n| n.path.port);
+                let known = match *wanted {
+                    Wanted::Group(id, _) => ports.any(|port| port.group == id),
+                    Wanted::PortOffline(relative) => ports.any(|port| port.relative == relative),
+                };
+                if !known {
                     return Err(Sense::invalid_field_in_parameters(at));
                 }
-                if shared.groups.state_of(*id) == AccessState::Offline {
+                if let Wanted::Group(id, _) = *wanted
+                    && shared.groups.state_of(id) == AccessState::Offline
+                {
                     let failed = AdditionalSense::SET_TARGET_PORT_GROUPS_FAILED;
                     return Err(Sense::illegal_request(failed));
                 }
             }
             let mut changed = false;
-            for &(id, state) in wanted {
-                if let Some(group) = shared.groups.group(id).filter(|g| g.state != state) {
-                    group.state = state;
-                    group.changed_by = ChangedBy::Initiator;
-                    changed = true;
-                }
+            for wanted in wanted {
+                changed |= match *wanted {
+                    Wanted::Group(id, state) => shared.bring_to(id, state),
+                    Wanted::PortOffline(relative) => shared.groups.take_offline(relative),
+                };
             }
             if changed {
                 shared.tell_access_state_changed(Some(nexus));

@@ -169,7 +169,11 @@ impl LuState {
     /// its registration.
     pub fn remove_nexus(&self, nexus: NexusId) {
         self.change(|shared| {
-            shared.nexuses.retain(|n| n.id != nexus);
+            let groups = &mut shared.groups;
+            let gone = |n: &mut Nexus| n.id == nexus;
+            for nexus in shared.nexuses.extract_if(.., gone) {
+                groups.forget(&nexus.path.port);
+            }
             shared.legacy.take_if(|holder| *holder == nexus);
         });
     }

@@ -18,6 +18,7 @@ const REGISTER: u8 = 0;
 const RESERVE: u8 = 1;
 const RELEASE: u8 = 2;
 const CLEAR: u8 = 3;
+const PREEMPT: u8 = 4;
 const PREEMPT_AND_ABORT: u8 = 5;
 const REGISTER_AND_IGNORE: u8 = 6;
 
@@ -460,6 +461,71 @@ fn what_is_to_survive_a_loss_of_power_survives_sigkill() {
     let (mut a, mut b) = guests(&place);
     assert_eq!((a.reserve_in(0), a.reserve_in(1)), (vec![0; 4], vec![0; 4]));
     assert_eq!(b.write(), Good);
+}
+
+/// Who does it, service action, type, key and service action key.
+type Step = (usize, u8, u8, (u64, u64));
+
+/// Two guests take the disk from each other, in every way there is.
+const QUARREL: &[Step] = &[
+    (0, REGISTER, 0, (0, 1)),
+    (1, REGISTER, 0, (0, 2)),
+    (0, RESERVE, 5, (1, 0)),
+    (1, PREEMPT, 7, (2, 1)),
+    (0, REGISTER_AND_IGNORE, 0, (0, 3)),
+    (1, RELEASE, 7, (2, 0)),
+    (0, RESERVE, 1, (3, 0)),
+    (0, REGISTER, 0, (3, 4)),
+    (1, PREEMPT_AND_ABORT, 5, (2, 4)),
+    (0, REGISTER, 0, (0, 5)),
+    (1, REGISTER, 0, (2, 0)),
+    (0, RESERVE, 8, (5, 0)),
+    (1, REGISTER_AND_IGNORE, 0, (0, 6)),
+    (0, PREEMPT, 8, (5, 0)),
+    (0, CLEAR, 0, (5, 0)),
+];
+
+/// Keys, reservation and full status, and who may write.
+fn standing(guests: &mut [Guest; 2]) -> (Vec<Vec<u8>>, [Ended; 2]) {
+    guests.iter_mut().for_each(|guest| drop(guest.hears()));
+    let said = [0, 1, 3].map(|action| guests[0].reserve_in(action));
+    (said.to_vec(), guests.each_mut().map(Guest::write))
+}
+
+#[test]
+fn sigkill_between_any_two_steps_changes_nothing_for_anybody() {
+    let node = "file,node-name=d,filename=d.img";
+    let mut without_kill = Vec::new();
+    // The first time, nobody is killed.
+    for killed_after in std::iter::once(usize::MAX).chain(0..QUARREL.len()) {
+        let place = Place::new();
+        place.image("d.img", 1 << 20);
+        let mut server = serve(&place, node);
+        let mut both = <[Guest; 2]>::from(guests(&place));
+        let mut seen = Vec::new();
+        for (number, &(who, action, kind, keys)) in QUARREL.iter().enumerate() {
+            let guest = &mut both[who];
+            let ended = match action {
+                REGISTER | REGISTER_AND_IGNORE => guest.out_persistent(action, kind, keys),
+                _ => guest.out(action, kind, keys),
+            };
+            assert_eq!(ended, Good, "step {number}");
+            if number == killed_after {
+                assert_eq!(server.stop(Signal::KILL).code, None);
+                server = serve(&place, node);
+                both = guests(&place).into();
+            }
+            seen.push(standing(&mut both));
+        }
+        match without_kill.is_empty() {
+            true => without_kill = seen,
+            false => assert_eq!(seen, without_kill, "killed after step {killed_after}"),
+        }
+    }
+    // All of it happened.
+    let mut writers: Vec<_> = without_kill.iter().map(|(_, may)| *may).collect();
+    writers.dedup();
+    assert!(writers.contains(&[Good, Conflict]) && writers.contains(&[Conflict, Good]));
 }
 
 #[test]
