@@ -372,7 +372,7 @@ fn a_mode_select_that_is_wrong_anywhere_changes_nothing() {
         let mut list = caching(false);
         list.extend(&control(false, false)[4..]);
         let last = list.len() - 1;
-        list[last] = 1;
+        list[last] = 2;
         assert_eq!(select(&disk, &list).await.code(), INVALID_PARAMETER);
         let data = disk.ask(&[0x1A, 0x08, 0x08, 0, 255, 0], 255).await.good();
         assert_eq!(data[6], 0x04, "WCE is still on");
