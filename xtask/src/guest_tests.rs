@@ -8,6 +8,7 @@ mod conformance;
 mod data;
 mod endurance;
 mod inquiry;
+mod sessions;
 
 use std::collections::VecDeque;
 use std::ops::AddAssign;
@@ -43,6 +44,8 @@ const ALL: &[Test] = tests![
     endurance::a_killed_guest_leaves_its_socket_usable,
     conformance::the_quick_suites_pass_without_a_skip,
     endurance::two_guests_on_one_server_see_only_their_own_disks,
+    sessions::a_reset_or_a_lost_initiator_ends_what_it_must_and_no_more,
+    sessions::two_initiators_share_a_disk_as_reservations_and_comparisons_say,
     data::a_qcow2_written_like_its_raw_twin_compares_equal,
     endurance::four_processors_use_four_queues,
     endurance::an_idle_guest_costs_no_processor_time,

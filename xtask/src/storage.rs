@@ -57,6 +57,34 @@ impl Server {
     }
 }
 
+/// Serves one disk with `lunar` over two controllers of one guest.
+pub fn over_two_controllers(
+    lunar: &Path,
+    scratch: &Scratch,
+    drive: &str,
+    device: &str,
+) -> Result<Storage> {
+    let mut disks = Disks::default();
+    disks.drive(drive);
+    let names = ["one", "two"];
+    let sockets = names.map(|name| scratch.join(&format!("{name}.sock")));
+    for (name, socket) in names.iter().zip(&sockets) {
+        disks.device(&format!(
+            "virtio-scsi-pci,id={name},num_queues=1,socket={}",
+            path_value(socket)
+        ));
+    }
+    for name in names {
+        disks.device(&format!("{device},bus={name}.0"));
+    }
+    let sockets = sockets.each_ref().map(PathBuf::as_path);
+    let daemon = Daemon::start(lunar, scratch, disks.options(), &sockets)?;
+    Ok(Storage {
+        attach: daemon.qemu_options()?,
+        daemon: Some(daemon),
+    })
+}
+
 /// A controller with its disks.
 pub struct Storage {
     /// The options that attach it to a QEMU.

@@ -4,8 +4,10 @@ use std::fmt;
 
 use anyhow::Result;
 
+use crate::guest_tests::Lab;
+use crate::qemu::path_value;
 use crate::scratch::Scratch;
-use crate::storage::{Disks, Server, create};
+use crate::storage::{Disks, Server, Storage, create, over_two_controllers};
 
 /// One disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,10 +52,6 @@ pub const BLOCKS: &[Block] = &[Block::B512, Block::B4096];
 pub const PROVISIONINGS: &[Provisioning] = &[Provisioning::Thin, Provisioning::Full];
 pub const ACCESSES: &[Access] = &[Access::Writable, Access::ReadOnly, Access::Removable];
 
-/// Fewer than 65536 blocks: with more, some tests send so many with one command, and QEMU's vhost-user-scsi device tells
-/// the guest that a request has at most 126 segments, which Linux fills with 64 KiB at most.
-const SIZE: &str = "24M";
-
 /// Every combination.
 pub fn all() -> Vec<Disk> {
     let mut disks = Vec::new();
@@ -75,23 +73,23 @@ pub fn all() -> Vec<Disk> {
 }
 
 impl Disk {
-    /// Makes the image, and declares the disk at target 0, LUN 0, with all that the server can offer.
-    pub fn create(self, scratch: &Scratch, server: Server) -> Result<Disks> {
+    /// Makes the image, and serves the disk at target 0, LUN 0, with all that the server can offer: Lunar over two
+    /// controllers, QEMU over one.
+    pub fn serve(self, lab: &Lab, scratch: &Scratch) -> Result<Storage> {
         let (format, path) = match self.format {
             Format::Raw => ("raw", scratch.join("disk.raw")),
             Format::Qcow2 => ("qcow2", scratch.join("disk.qcow2")),
         };
-        create(format, &path, SIZE)?;
-        let mut drive = format!("file={},format={format},if=none,id=drive0", path.display());
-        let mut device = "scsi-hd,drive=drive0,id=disk0,scsi-id=0,lun=0".to_owned();
-        if server == Server::Lunar {
-            device.push_str(",atomic-writes=on");
-        }
-        // Physical blocks of several logical ones: some tests are about those.
-        device.push_str(match self.block {
-            Block::B512 => ",logical_block_size=512,physical_block_size=4096",
-            Block::B4096 => ",logical_block_size=4096,physical_block_size=16384",
-        });
+        create(format, &path, self.size())?;
+        let mut drive = format!(
+            "file={},format={format},if=none,id=drive0",
+            path_value(&path)
+        );
+        let mut device = format!(
+            "scsi-hd,drive=drive0,scsi-id=0,lun=0,logical_block_size={},physical_block_size={}",
+            self.logical_block(),
+            self.physical_block()
+        );
         match self.provisioning {
             Provisioning::Thin => drive.push_str(",discard=unmap"),
             Provisioning::Full => device.push_str(",discard_granularity=0"),
@@ -101,10 +99,49 @@ impl Disk {
             Access::ReadOnly => drive.push_str(",readonly=on"),
             Access::Removable => device.push_str(",removable=on"),
         }
+        if lab.server == Server::Lunar {
+            device.push_str(",atomic-writes=on,share-rw=on");
+            return over_two_controllers(&lab.lunar, scratch, &drive, &device);
+        }
         let mut disks = Disks::default();
         disks.drive(&drive);
         disks.device(&device);
-        Ok(disks)
+        lab.server.start(&lab.lunar, scratch, &disks, 1, &[])
+    }
+
+    pub fn logical_block(self) -> u32 {
+        match self.block {
+            Block::B512 => 512,
+            Block::B4096 => 4096,
+        }
+    }
+
+    /// Some tests are about physical blocks of several logical ones; one cannot pass there.
+    pub fn physical_block(self) -> u32 {
+        match (self.format, self.block) {
+            (Format::Raw, _) => self.logical_block(),
+            (Format::Qcow2, Block::B512) => 4096,
+            (Format::Qcow2, Block::B4096) => 16384,
+        }
+    }
+
+    /// Some tests transfer half the disk with one command, if that is not more than 2048 blocks. With QEMU's
+    /// vhost-user-scsi device a request has at most 126 segments, which Linux fills with 64 KiB at most.
+    fn size(self) -> &'static str {
+        match self.block {
+            Block::B512 => "24M",
+            Block::B4096 => "12M",
+        }
+    }
+
+    /// The guest's names for the disk, one for each path. Block devices, where that works: Linux opens a write-protected
+    /// one for reading only, which is not enough for the tool; it locks a removable medium in while its block device is
+    /// open; and through a block device each page is a segment, of which the tool needs 256 where blocks are as large.
+    pub fn devices(self) -> &'static str {
+        match (self.block, self.access) {
+            (Block::B512, Access::Writable) => "/dev/lun/*",
+            _ => "/dev/sg*",
+        }
     }
 }
 

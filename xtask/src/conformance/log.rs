@@ -3,27 +3,20 @@
 //! CUnit writes `Suite: NAME`, `  Test: NAME ...`, and at the test's end `passed` or `FAILED` with the failed
 //! assertions; between the two stands the tool's own log, which is where a skipped test is known by its words.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+
+use super::disk::Disk;
+use super::expectations::{LEFT_OUT, explanation, mistake};
 
 /// Marks a test that is about to run.
 pub const LISTED: &str = "@test ";
-/// Marks a test that is left out.
+/// Marks a test that is left out; its place in [`LEFT_OUT`] comes before its name.
 pub const LEFT: &str = "@left ";
-/// Marks the beginning of a suite's log.
+/// Marks the beginning of a suite's log, or of a part of it.
 pub const SUITE: &str = "@suite ";
 
-/// Tests that need an iSCSI session, but run without one, and why they cannot tell anything then.
-const SESSION_ONLY: &[(&str, &str)] = &[(
-    "CompareAndWrite.InvalidDataOutSize",
-    "Changes the length in the iSCSI PDU, which a local device has not",
-)];
-
-/// What the tool takes for failures by its own mistake, and the mistake. A test is skipped for it if nothing else in it
-/// failed.
-const MISTAKES: &[(&str, &str)] = &[(
-    "CDB[0] Usage Data was 0x00, expected 0x7f",
-    "The tool has no room for the usage data of a 32-byte CDB; all else in the test passed",
-)];
+/// The words of a test that gives up without calling it so.
+const GIVES_UP: &str = "does not support 0-blocks";
 
 /// What became of a test.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,8 +24,12 @@ pub enum Verdict {
     Passed,
     /// The failed assertions, or how far the tool came.
     Failed(String),
-    /// The tool's reason.
-    Skipped(String),
+    /// For a good reason.
+    Skipped {
+        /// What the tool said; nothing if it was not asked.
+        said: Option<String>,
+        why: &'static str,
+    },
 }
 
 /// A test and its verdict.
@@ -50,21 +47,18 @@ impl Finding {
     }
 }
 
-/// The verdicts on all tests that were to run, in the tool's order.
-pub fn read(text: &str) -> Result<Vec<Finding>> {
+/// The verdicts on all tests that were to run on a disk, in the tool's order.
+pub fn read(disk: Disk, text: &str) -> Result<Vec<Finding>> {
     let mut findings: Vec<Finding> = text.lines().filter_map(listed).collect();
     ensure!(!findings.is_empty(), "no suite is called like that");
-    for suite in text.split(SUITE).skip(1) {
-        let name = suite.lines().next().unwrap_or_default();
-        let name = name.strip_prefix("SCSI.").unwrap_or(name);
-        for test in suite.split("\n  Test: ").skip(1) {
-            let test_name = test.split(" ...").next().unwrap_or_default();
-            let name = format!("{name}.{test_name}");
-            let listed = findings.iter_mut().find(|finding| finding.name == name);
-            ensure!(listed.is_some(), "{name} ran, but was not listed");
-            if let Some(finding) = listed {
-                finding.verdict = session_only(&name).unwrap_or_else(|| verdict(test));
-            }
+    for part in text.split(SUITE).skip(1) {
+        let suite = part.lines().next().unwrap_or_default();
+        for test in part.split("\n  Test: ").skip(1) {
+            let (name, log) = test.split_once(" ...").context("a test without a log")?;
+            let name = format!("{suite}.{name}");
+            let finding = findings.iter_mut().find(|finding| finding.name == name);
+            let finding = finding.with_context(|| format!("{name} ran, but was not listed"))?;
+            finding.verdict = verdict(disk, &name, log);
         }
     }
     Ok(findings)
@@ -74,25 +68,24 @@ pub fn read(text: &str) -> Result<Vec<Finding>> {
 fn listed(line: &str) -> Option<Finding> {
     let (name, verdict) = match line.strip_prefix(LISTED) {
         Some(name) => (name, Verdict::Failed("the tool died before".to_owned())),
-        None => (
-            line.strip_prefix(LEFT)?,
-            Verdict::Skipped("Not run: it writes".to_owned()),
-        ),
+        None => {
+            let (place, name) = line.strip_prefix(LEFT)?.split_once(' ')?;
+            let rule = LEFT_OUT.get(place.parse::<usize>().ok()?)?;
+            let verdict = Verdict::Skipped {
+                said: None,
+                why: rule.why,
+            };
+            (name, verdict)
+        }
     };
     Some(Finding {
-        name: name.strip_prefix("SCSI.")?.to_owned(),
+        name: name.to_owned(),
         verdict,
     })
 }
 
-/// Why nothing follows from what a test does on a local device.
-fn session_only(name: &str) -> Option<Verdict> {
-    let (_, why) = SESSION_ONLY.iter().find(|(test, _)| *test == name)?;
-    Some(Verdict::Skipped((*why).to_owned()))
-}
-
 /// The verdict on the test with this log.
-fn verdict(log: &str) -> Verdict {
+fn verdict(disk: Disk, name: &str, log: &str) -> Verdict {
     // The tool's log writes "[FAILED] ..."; a line that ends with the word alone is CUnit's.
     if log.lines().any(|line| line.ends_with("FAILED")) {
         let logged: Vec<&str> = log
@@ -105,14 +98,10 @@ fn verdict(log: &str) -> Verdict {
             .skip(1)
             .take_while(|line| !line.is_empty())
             .collect();
-        let mistake = MISTAKES
-            .iter()
-            .find(|(words, _)| logged.iter().all(|line| line.contains(words)));
-        if let Some((_, why)) = mistake
-            && !logged.is_empty()
+        if let Some(why) = mistake(name, &logged)
             && logged.len() == assertions.len()
         {
-            return Verdict::Skipped((*why).to_owned());
+            return Verdict::Skipped { said: None, why };
         }
         let said = logged.first().or(assertions.first());
         return Verdict::Failed(said.map_or_else(String::new, |said| said.trim().to_owned()));
@@ -120,13 +109,23 @@ fn verdict(log: &str) -> Verdict {
     if !log.lines().any(|line| line.ends_with("passed")) {
         return Verdict::Failed("the tool died in it".to_owned());
     }
-    match log
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("[SKIPPED] "))
-    {
-        Some(reason) => Verdict::Skipped(plain(reason)),
-        None => Verdict::Passed,
+    let Some(said) = log.lines().find_map(skipped) else {
+        return Verdict::Passed;
+    };
+    match explanation(disk, said) {
+        Some(why) => Verdict::Skipped {
+            said: Some(plain(said)),
+            why,
+        },
+        None => Verdict::Failed(format!("skipped without a known reason: {said}")),
     }
+}
+
+/// The words with which a test is skipped, if a line has them.
+fn skipped(line: &str) -> Option<&str> {
+    let line = line.trim();
+    line.strip_prefix("[SKIPPED] ")
+        .or_else(|| line.contains(GIVES_UP).then_some(line))
 }
 
 /// The reason without what is said everywhere.
@@ -138,11 +137,25 @@ fn plain(reason: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::{Access, Block, Format, Provisioning};
     use super::*;
 
+    const DISK: Disk = Disk {
+        format: Format::Raw,
+        block: Block::B512,
+        provisioning: Provisioning::Thin,
+        access: Access::Writable,
+    };
+
     fn verdict_of(log: &str) -> Verdict {
-        let text = format!("@test SCSI.S.T\n@suite SCSI.S\n\nSuite: S\n  Test: T ...{log}\n");
-        let mut findings = read(&text).unwrap();
+        verdict_on(DISK, "S.T", log)
+    }
+
+    fn verdict_on(disk: Disk, name: &str, log: &str) -> Verdict {
+        let (suite, test) = name.split_once('.').unwrap();
+        let text =
+            format!("@test {name}\n@suite {suite}\n\nSuite: {suite}\n  Test: {test} ...{log}\n");
+        let mut findings = read(disk, &text).unwrap();
         assert_eq!(findings.len(), 1);
         findings.remove(0).verdict
     }
@@ -157,12 +170,41 @@ mod tests {
     }
 
     #[test]
-    fn a_test_that_passed_because_it_was_skipped_is_skipped_for_the_reason_given() {
-        let log = "\n    [SKIPPED] Media is not removable. Skipping test.\npassed";
-        assert_eq!(
-            verdict_of(log),
-            Verdict::Skipped("Media is not removable".to_owned())
-        );
+    fn a_test_that_passed_because_it_was_skipped_is_skipped_if_the_reason_is_known() {
+        for log in [
+            "\n    [SKIPPED] Media is not removable. Skipping test.\npassed",
+            "    [SKIPPED] Media is not removable. Skipping test.\npassed",
+        ] {
+            let Verdict::Skipped { said, why } = verdict_of(log) else {
+                panic!("not skipped: {log}");
+            };
+            assert_eq!(said.as_deref(), Some("Media is not removable"));
+            assert_eq!(why, "Runs on removable disks");
+        }
+        assert!(matches!(
+            verdict_of("\n    WRITESAME10 does not support 0-blocks.WSNZ == 1\n    [OK]\npassed"),
+            Verdict::Skipped { .. }
+        ));
+    }
+
+    #[test]
+    fn a_test_that_is_skipped_for_no_known_reason_is_failed() {
+        for log in [
+            "\n    [SKIPPED] UNMAP is not implemented.\npassed",
+            "\n    [SKIPPED] Logical unit is fully provisioned. Skipping test.\npassed",
+        ] {
+            assert!(matches!(verdict_of(log), Verdict::Failed(_)), "{log}");
+        }
+    }
+
+    #[test]
+    fn a_reason_counts_only_on_disks_for_which_it_holds() {
+        let log = "    [SKIPPED] Media is not removable. Skipping test.\npassed";
+        let disk = Disk {
+            access: Access::Removable,
+            ..DISK
+        };
+        assert!(matches!(verdict_on(disk, "S.T", log), Verdict::Failed(_)));
     }
 
     #[test]
@@ -182,16 +224,24 @@ mod tests {
 
     #[test]
     fn only_a_test_whose_every_failure_is_the_tools_mistake_is_skipped_for_it() {
+        let name = "ReportSupportedOpcodes.OneCommand";
         let mistake = "    [FAILED] CDB[0] Usage Data was 0x00, expected 0x7f for opcode 0x7f";
         let skipped =
             format!("\n{mistake}\n{mistake}\nFAILED\n    1. a.c:1\n    2. a.c:1\n\nRun Summary");
-        assert!(matches!(verdict_of(&skipped), Verdict::Skipped(_)));
+        assert!(matches!(
+            verdict_on(DISK, name, &skipped),
+            Verdict::Skipped { .. }
+        ));
+        assert!(matches!(verdict_of(&skipped), Verdict::Failed(_)));
         for other in [
             format!("\n{mistake}\n    [FAILED] else\nFAILED\n    1. a.c:1\n    2. a.c:2\n"),
             format!("\n{mistake}\nFAILED\n    1. a.c:1\n    2. a.c:2\n"),
             "FAILED\n    1. a.c:1\n".to_owned(),
         ] {
-            assert!(matches!(verdict_of(&other), Verdict::Failed(_)), "{other}");
+            assert!(
+                matches!(verdict_on(DISK, name, &other), Verdict::Failed(_)),
+                "{other}"
+            );
         }
     }
 
@@ -201,21 +251,24 @@ mod tests {
             verdict_of("\n    Send READ10"),
             Verdict::Failed("the tool died in it".to_owned())
         );
-        let findings = read("@test SCSI.S.T\n@suite SCSI.S\n").unwrap();
+        let findings = read(DISK, "@test S.T\n@suite S\n").unwrap();
         assert!(matches!(findings[0].verdict, Verdict::Failed(_)));
     }
 
     #[test]
     fn a_test_that_is_left_out_is_skipped() {
-        let findings = read("@left SCSI.S.T\n").unwrap();
+        let findings = read(DISK, "@left 0 S.T\n").unwrap();
         assert_eq!(
             findings[0].verdict,
-            Verdict::Skipped("Not run: it writes".to_owned())
+            Verdict::Skipped {
+                said: None,
+                why: LEFT_OUT[0].why
+            }
         );
     }
 
     #[test]
     fn nothing_to_run_is_an_error() {
-        assert!(read("Suite: S\n").is_err());
+        assert!(read(DISK, "Suite: S\n").is_err());
     }
 }

@@ -6,37 +6,10 @@ use super::disk::{self, Disk};
 use super::log::Verdict;
 use super::{Count, Report, count};
 
-/// Why nothing can be done about a skip, by a part of the tool's words.
-const EXPLANATIONS: &[(&str, &str)] = &[
-    (
-        "only supported for iSCSI",
-        "The tool opens sessions of its own, which a local device cannot do.",
-    ),
-    (
-        "Not an iSCSI device",
-        "The tool opens sessions of its own, which a local device cannot do.",
-    ),
-    ("fully provisioned", "Runs on thin disks."),
-    ("not removable", "Runs on removable disks."),
-    ("not write-protected", "Runs on read-only disks."),
-    (
-        "it writes",
-        "A write-protected disk refuses it, as the suite ReadOnly proves.",
-    ),
-    (
-        "does not support 0-blocks",
-        "WSNZ of VPD B0 is one; that the command is refused was tested.",
-    ),
-    (
-        "32-byte CDB",
-        "The crates' tests read the usage data of every command.",
-    ),
-    ("iSCSI PDU", "Tested by the disk's own tests."),
-];
-
 /// A part of the table of skips.
 struct Skip {
-    reason: String,
+    said: Option<String>,
+    why: &'static str,
     disks: Vec<Disk>,
     tests: Vec<String>,
 }
@@ -70,22 +43,17 @@ pub fn render(reports: &[Report]) -> String {
             "| {format} | {block} | {provisioning} | {access} | {passed} | {failed} | {skipped} |"
         );
     }
-    page.push_str("\n## Skipped, and why\n\n| What the tool says | On | Tests | Explanation |\n|---|---|---|---|\n");
-    for Skip {
-        reason,
-        disks,
-        tests,
-    } in skips(reports)
-    {
-        let explanation = EXPLANATIONS
-            .iter()
-            .find(|(words, _)| reason.contains(words))
-            .map_or("", |(_, why)| why);
+    page.push_str(
+        "\n## Skipped, and why\n\n| Why | On | Tests | The tool's words |\n|---|---|---|---|\n",
+    );
+    for skip in skips(reports) {
         let _ = writeln!(
             page,
-            "| {reason} | {} | {} | {explanation} |",
-            name_set(&disks),
-            tests.join(", ")
+            "| {} | {} | {} | {} |",
+            skip.why,
+            name_set(&skip.disks),
+            skip.tests.join(", "),
+            skip.said.as_deref().unwrap_or("*not run, or see there*")
         );
     }
     page
@@ -146,16 +114,17 @@ fn skips(reports: &[Report]) -> Vec<Skip> {
     let mut by_test: Vec<Skip> = Vec::new();
     for Report { disk, findings } in reports {
         for finding in findings {
-            let Verdict::Skipped(reason) = &finding.verdict else {
+            let Verdict::Skipped { said, why } = &finding.verdict else {
                 continue;
             };
             let known = by_test
                 .iter_mut()
-                .find(|skip| skip.reason == *reason && skip.tests.first() == Some(&finding.name));
+                .find(|skip| skip.why == *why && skip.tests.first() == Some(&finding.name));
             match known {
                 Some(skip) => skip.disks.push(*disk),
                 None => by_test.push(Skip {
-                    reason: reason.clone(),
+                    said: said.clone(),
+                    why,
                     disks: vec![*disk],
                     tests: vec![finding.name.clone()],
                 }),
@@ -166,13 +135,13 @@ fn skips(reports: &[Report]) -> Vec<Skip> {
     for skip in by_test {
         match skips
             .iter_mut()
-            .find(|other| other.reason == skip.reason && other.disks == skip.disks)
+            .find(|other| other.why == skip.why && other.disks == skip.disks)
         {
             Some(other) => other.tests.extend(skip.tests),
             None => skips.push(skip),
         }
     }
-    skips.sort_by(|a, b| a.reason.cmp(&b.reason));
+    skips.sort_by_key(|skip| skip.why);
     skips
 }
 
@@ -235,6 +204,10 @@ mod tests {
         disk::all().into_iter().map(report).collect()
     }
 
+    fn skipped(why: &'static str) -> Verdict {
+        Verdict::Skipped { said: None, why }
+    }
+
     #[test]
     fn a_test_that_fails_on_one_disk_is_failed() {
         let page = render(&reports(|disk| match disk.access {
@@ -249,23 +222,23 @@ mod tests {
      {
         let page = render(&reports(|disk| match (disk.provisioning, disk.access) {
             (Provisioning::Full, Access::Writable | Access::Removable) => {
-                Verdict::Skipped("fully provisioned".to_owned())
+                skipped("Runs on thin disks")
             }
             _ => Verdict::Passed,
         }));
         assert!(page.contains("| Unmap | 1 | 1 | 0 | 0 |"), "{page}");
         assert!(
-            page.contains("| fully provisioned | full, writable or removable | Unmap.Simple |"),
+            page.contains("| Runs on thin disks | full, writable or removable | Unmap.Simple |"),
             "{page}"
         );
     }
 
     #[test]
     fn a_test_that_is_skipped_on_every_disk_is_skipped() {
-        let page = render(&reports(|_| Verdict::Skipped("no".to_owned())));
+        let page = render(&reports(|_| skipped("No")));
         assert!(page.contains("| Unmap | 1 | 0 | 0 | 1 |"), "{page}");
         assert!(
-            page.contains("| no | every disk | Unmap.Simple |"),
+            page.contains("| No | every disk | Unmap.Simple |"),
             "{page}"
         );
     }
