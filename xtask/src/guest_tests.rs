@@ -42,7 +42,7 @@ const ALL: &[Test] = tests![
     endurance::a_reset_guest_comes_back_every_time,
     boot::seabios_boots_from_a_disk_that_is_not_the_first,
     endurance::a_killed_guest_leaves_its_socket_usable,
-    conformance::the_quick_suites_pass_without_a_skip,
+    conformance::the_quick_suites_pass,
     endurance::two_guests_on_one_server_see_only_their_own_disks,
     sessions::a_reset_or_a_lost_initiator_ends_what_it_must_and_no_more,
     sessions::two_initiators_share_a_disk_as_reservations_and_comparisons_say,

@@ -102,6 +102,16 @@ const SKIPS: &[Skip] = &[
               logical ones",
     },
     Skip {
+        said: "UNMAP is not implemented",
+        on: |disk| disk.provisioning == Provisioning::Full,
+        why: "A fully provisioned disk has no UNMAP; that its VPD pages say so was tested",
+    },
+    Skip {
+        said: "BLOCK_ERASE is not implemented",
+        on: |disk| disk.provisioning == Provisioning::Full,
+        why: "Erases by giving blocks back, which fully provisioned disks never do. Runs on thin disks",
+    },
+    Skip {
         said: "CRYPTO_ERASE is not implemented",
         on: every,
         why: "Erases by forgetting a key; these images are not encrypted",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use lunar_scsi::{AdditionalSense, Sense, SenseKey};
-use lunar_target::{Command, Outcome, UnitAttention, Who};
+use lunar_target::{Command, NexusId, Outcome, UnitAttention, Who};
 
 use super::Unit;
 use super::medium::Medium;
@@ -230,7 +230,7 @@ pub(super) fn start_stop(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outc
         return Err(Sense::invalid_bits_in_cdb(3, 3));
     }
     if flags & START != 0 {
-        return start(unit, from, flags & LOEJ != 0);
+        return start(unit, command.nexus, from, flags & LOEJ != 0);
     }
     let to = match (flags & LOEJ != 0, unit.config.removable) {
         (true, _) => State::Ejected,
@@ -238,9 +238,8 @@ pub(super) fn start_stop(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outc
         // A removable medium spins up when it is wanted.
         (false, true) => State::StandbyZ,
     };
-    if to == State::Ejected && unit.state.removal_prevented() {
-        let prevented = AdditionalSense::MEDIUM_REMOVAL_PREVENTED;
-        return Err(Sense::illegal_request(prevented));
+    if to == State::Ejected {
+        movable(unit)?;
     }
     if from == State::Ejected {
         return Ok(Outcome::good(0));
@@ -248,14 +247,26 @@ pub(super) fn start_stop(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outc
     settle(unit, command, from, to, flags & NO_FLUSH == 0)
 }
 
-fn start(unit: &Unit, from: State, load: bool) -> Result<Outcome, Sense> {
+fn start(unit: &Unit, nexus: NexusId, from: State, load: bool) -> Result<Outcome, Sense> {
     if from == State::Ejected {
         if !load {
             return Err(unit.power.condition());
         }
-        unit.state.raise(Who::All, UnitAttention::MediumChanged);
+        movable(unit)?;
+        // The one that loads it knows.
+        unit.state
+            .raise(Who::AllBut(nexus), UnitAttention::MediumChanged);
     }
     change(unit, from, State::Running)
+}
+
+/// Whoever prevents removal holds the mechanism, in both directions.
+fn movable(unit: &Unit) -> Result<(), Sense> {
+    if unit.state.removal_prevented() {
+        let prevented = AdditionalSense::MEDIUM_REMOVAL_PREVENTED;
+        return Err(Sense::illegal_request(prevented));
+    }
+    Ok(())
 }
 
 /// Goes over to a state in which less is powered: what is cached is written before.
