@@ -236,7 +236,7 @@ impl Count {
         match verdict {
             Verdict::Passed => self.passed += 1,
             Verdict::Failed(_) => self.failed += 1,
-            Verdict::Skipped { .. } => self.skipped += 1,
+            Verdict::Skipped(_) => self.skipped += 1,
         }
     }
 }

@@ -70,7 +70,7 @@ pub const LEFT_OUT: &[LeftOut] = &[
         tests: &["Sanitize.OverwriteReserved"],
         on: every,
         why: "The tool's mistake: it dies before its first command, looking for its iSCSI session (its next version \
-              skips the test instead). Tested by sessions::sanitize",
+              skips the test instead). Done by the guest tests `sessions`",
     },
 ];
 

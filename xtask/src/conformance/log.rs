@@ -24,12 +24,8 @@ pub enum Verdict {
     Passed,
     /// The failed assertions, or how far the tool came.
     Failed(String),
-    /// For a good reason.
-    Skipped {
-        /// What the tool said; nothing if it was not asked.
-        said: Option<String>,
-        why: &'static str,
-    },
+    /// The reason.
+    Skipped(&'static str),
 }
 
 /// A test and its verdict.
@@ -71,11 +67,7 @@ fn listed(line: &str) -> Option<Finding> {
         None => {
             let (place, name) = line.strip_prefix(LEFT)?.split_once(' ')?;
             let rule = LEFT_OUT.get(place.parse::<usize>().ok()?)?;
-            let verdict = Verdict::Skipped {
-                said: None,
-                why: rule.why,
-            };
-            (name, verdict)
+            (name, Verdict::Skipped(rule.why))
         }
     };
     Some(Finding {
@@ -101,7 +93,7 @@ fn verdict(disk: Disk, name: &str, log: &str) -> Verdict {
         if let Some(why) = mistake(name, &logged)
             && logged.len() == assertions.len()
         {
-            return Verdict::Skipped { said: None, why };
+            return Verdict::Skipped(why);
         }
         let said = logged.first().or(assertions.first());
         return Verdict::Failed(said.map_or_else(String::new, |said| said.trim().to_owned()));
@@ -113,10 +105,7 @@ fn verdict(disk: Disk, name: &str, log: &str) -> Verdict {
         return Verdict::Passed;
     };
     match explanation(disk, said) {
-        Some(why) => Verdict::Skipped {
-            said: Some(plain(said)),
-            why,
-        },
+        Some(why) => Verdict::Skipped(why),
         None => Verdict::Failed(format!("skipped without a known reason: {said}")),
     }
 }
@@ -126,13 +115,6 @@ fn skipped(line: &str) -> Option<&str> {
     let line = line.trim();
     line.strip_prefix("[SKIPPED] ")
         .or_else(|| line.contains(GIVES_UP).then_some(line))
-}
-
-/// The reason without what is said everywhere.
-fn plain(reason: &str) -> String {
-    let reason = reason.trim().trim_end_matches('.');
-    let reason = reason.strip_suffix("Skipping test").unwrap_or(reason);
-    reason.trim().trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]
@@ -175,15 +157,11 @@ mod tests {
             "\n    [SKIPPED] Media is not removable. Skipping test.\npassed",
             "    [SKIPPED] Media is not removable. Skipping test.\npassed",
         ] {
-            let Verdict::Skipped { said, why } = verdict_of(log) else {
-                panic!("not skipped: {log}");
-            };
-            assert_eq!(said.as_deref(), Some("Media is not removable"));
-            assert_eq!(why, "Runs on removable disks");
+            assert_eq!(verdict_of(log), Verdict::Skipped("Runs on removable disks"));
         }
         assert!(matches!(
             verdict_of("\n    WRITESAME10 does not support 0-blocks.WSNZ == 1\n    [OK]\npassed"),
-            Verdict::Skipped { .. }
+            Verdict::Skipped(_)
         ));
     }
 
@@ -230,7 +208,7 @@ mod tests {
             format!("\n{mistake}\n{mistake}\nFAILED\n    1. a.c:1\n    2. a.c:1\n\nRun Summary");
         assert!(matches!(
             verdict_on(DISK, name, &skipped),
-            Verdict::Skipped { .. }
+            Verdict::Skipped(_)
         ));
         assert!(matches!(verdict_of(&skipped), Verdict::Failed(_)));
         for other in [
@@ -258,13 +236,7 @@ mod tests {
     #[test]
     fn a_test_that_is_left_out_is_skipped() {
         let findings = read(DISK, "@left 0 S.T\n").unwrap();
-        assert_eq!(
-            findings[0].verdict,
-            Verdict::Skipped {
-                said: None,
-                why: LEFT_OUT[0].why
-            }
-        );
+        assert_eq!(findings[0].verdict, Verdict::Skipped(LEFT_OUT[0].why));
     }
 
     #[test]

@@ -134,8 +134,6 @@ access() {
 	expect $5 read_block $two
 	expect $6 write_block $two
 	expect $good pr_out --release --param-rk=0xa1 --prout-type=$1 $one
-	expect $good read_block $two
-	expect $good write_block $two
 	unregister $one 0xa1
 }
 access 1 0xa1 $good $conflict $good $conflict
@@ -180,7 +178,7 @@ refused sg_raw --send=2048 --infile=/dev/zero $one 89 00 00 00 00 00 00 00 00 00
 number() { printf '%-512s' "$1"; }
 count() {
 	local at=0 steps=0 status
-	while [ $steps -lt 20 ]; do
+	while [ $steps -lt 10 ]; do
 		{ number $at; number $((at + 1)); } >/tmp/pair$1
 		status=0
 		sg_compare_and_write --in=/tmp/pair$1 --lba=0 /dev/sg$1 >/tmp/said$1 2>&1 || status=$?
@@ -203,7 +201,7 @@ count 0 &
 count 1
 wait $!
 expect $good read_block $two
-[ "$(cat /tmp/read)" = "$(number 40)" ] || wrong "counted to $(cat /tmp/read)"
+[ "$(cat /tmp/read)" = "$(number 20)" ] || wrong "counted to $(cat /tmp/read)"
 "#;
 
 const RESETS: &str = r#"
