@@ -189,6 +189,7 @@ async fn one(
         io: Some(io),
         reactor,
         admitted: false,
+        aca: None,
         ended: &Ended::default(),
         aborter: &|| Box::new(|_| Box::pin(std::future::ready(()))),
         luns: &|luns| luns.extend([0, 1, 16383]),

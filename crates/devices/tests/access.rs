@@ -196,14 +196,8 @@ fn a_port_that_an_initiator_takes_offline_comes_back_with_its_group() {
         let (cdb, list) = request(&[(2, 0xE)]);
         disk.tell(&cdb, &list).await.good();
         assert_eq!(report(&disk).await, [(0, 0), (0, 0), (0xE, 1)]);
-        assert_eq!(
-            disk.from(B, &READ, &[], 512).await.code(),
-            (6, 0x2A, 0x06)
-        );
-        assert_eq!(
-            disk.from(B, &READ, &[], 512).await.code(),
-            (2, 0x04, 0x12)
-        );
+        assert_eq!(disk.from(B, &READ, &[], 512).await.code(), (6, 0x2A, 0x06));
+        assert_eq!(disk.from(B, &READ, &[], 512).await.code(), (2, 0x04, 0x12));
         disk.ask(&READ, 512).await.good();
         disk.tell(&cdb, &list).await.good();
         assert_eq!(disk.disk.state().take_attention(B), None, "no change");

@@ -46,7 +46,7 @@ fn standard_inquiry_data_names_the_disk() {
     };
     on_disk(SIZE, config, |disk| async move {
         let data = disk.ask(&inquiry(None, 96), 96).await.good();
-        assert_eq!(data[..8], [0x00, 0x80, 0x05, 0x12, 91, 0x38, 0x10, 0x02]);
+        assert_eq!(data[..8], [0x00, 0x80, 0x05, 0x32, 91, 0x38, 0x10, 0x02]);
         assert_eq!(&data[8..36], b"ACME    ROCKET          1.2 ");
         assert_eq!(data.len(), 96);
     });
@@ -82,7 +82,7 @@ fn inquiry_is_cut_at_every_allocation_length_and_never_refused() {
             [0x12, 1, 0xB6, 0, 96, 0],
             [0x12, 0, 0x80, 0, 96, 0],
             [0x12, 2, 0, 0, 96, 0],
-            [0x12, 0, 0, 0, 96, 4],
+            [0x12, 0, 0, 0, 96, 1],
         ] {
             assert_eq!(disk.ask(&cdb, 96).await.code(), INVALID_FIELD, "{cdb:x?}");
         }
@@ -354,13 +354,13 @@ fn the_control_page_sets_the_rules_of_task_sets_until_reset() {
 }
 
 #[test]
-fn supported_task_management_functions_are_all_but_clear_aca() {
+fn supported_task_management_functions_are_all_there_are() {
     on_disk(SIZE, config(), |disk| async move {
         let ask = |flags, room| [0xA3, 0x0D, flags, 0, 0, 0, 0, 0, 0, room, 0, 0];
         let short = disk.ask(&ask(0, 255), 255).await.good();
-        assert_eq!(short, [0xDC, 0x03, 0, 0]);
+        assert_eq!(short, [0xFC, 0x03, 0, 0]);
         let long = disk.ask(&ask(0x80, 255), 255).await.good();
-        assert_eq!(long, [&[0xDC, 0x03, 0, 12][..], &[0; 12]].concat());
+        assert_eq!(long, [&[0xFC, 0x03, 0, 12][..], &[0; 12]].concat());
         assert_eq!(disk.ask(&ask(0x80, 3), 3).await.good(), long[..3]);
         assert_eq!(disk.ask(&ask(1, 255), 255).await.code(), INVALID_FIELD);
     });

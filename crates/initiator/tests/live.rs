@@ -13,8 +13,8 @@ use std::time::Duration;
 use lunar_block::{Driver, NodeOptions, open_node};
 use lunar_devices::{Disk, DiskConfig};
 use lunar_initiator::{
-    Address, Capacity, Command, Data, Error, Initiator, Load, Options, Pattern, TaskFunction,
-    Waiting, load, response,
+    Address, Capacity, Command, Data, Error, Initiator, Load, Options, Pattern, TaskAttribute,
+    TaskFunction, Waiting, load, response,
 };
 use lunar_scsi::Lun;
 use lunar_vhost_user::{Running, Server};
@@ -235,6 +235,55 @@ fn task_management_and_event_questions_are_answered() {
             .unwrap()
             .is_good()
     );
+}
+
+#[test]
+fn an_error_with_naca_is_met_with_aca_commands_and_clear_aca() {
+    const CHECK_CONDITION: u8 = 0x02;
+    const ACA_ACTIVE: u8 = 0x30;
+    let host = Host::start(&[(1, 0)]);
+    let mut initiator = host.connect();
+    let run = |initiator: &mut Initiator, cdb: &[u8], room, attribute| {
+        let command = Command {
+            attribute,
+            ..Command::new(address(1, 0), cdb, Data::In(room))
+        };
+        initiator.command_after_attentions(&command).unwrap()
+    };
+    let inquiry = [0x12, 0, 0, 0, 96, 0x04];
+    let data = run(&mut initiator, &inquiry, 96, TaskAttribute::Simple).data;
+    assert_eq!(data[3], 0x32, "NORMACA, HISUP, response data format 2");
+    let functions = [0xA3, 0x0D, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0];
+    let data = run(&mut initiator, &functions, 4, TaskAttribute::Simple).data;
+    assert_eq!(data, [0xFC, 0x03, 0, 0], "CLEAR ACA among them");
+
+    let read = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0x04];
+    assert!(run(&mut initiator, &read, 512, TaskAttribute::Simple).is_good());
+    // One block past the end of the disk.
+    let beyond = [0x28, 0, 0, 0, 0x80, 0, 0, 0, 1, 0x04];
+    let failed = run(&mut initiator, &beyond, 512, TaskAttribute::Simple);
+    assert_eq!(failed.status, CHECK_CONDITION);
+    assert_eq!(failed.sense_key(), Some((5, 0x21, 0)));
+    for attribute in [
+        TaskAttribute::Simple,
+        TaskAttribute::Ordered,
+        TaskAttribute::HeadOfQueue,
+    ] {
+        let refused = run(&mut initiator, &read, 512, attribute);
+        assert_eq!((refused.response, refused.status), (0, ACA_ACTIVE));
+        assert_eq!((refused.residual, refused.sense.len()), (512, 0));
+    }
+    assert!(run(&mut initiator, &read, 512, TaskAttribute::Aca).is_good());
+    let control = initiator.control();
+    let cleared = control.task_management(
+        TaskFunction::ClearAca,
+        address(1, 0),
+        lunar_initiator::Tag(0),
+    );
+    assert_eq!(cleared.unwrap(), response::OK);
+    assert!(run(&mut initiator, &read, 512, TaskAttribute::Simple).is_good());
+    let refused = run(&mut initiator, &read, 512, TaskAttribute::Aca);
+    assert_eq!(refused.sense_key(), Some((5, 0x49, 0)));
 }
 
 #[test]

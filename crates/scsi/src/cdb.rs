@@ -22,6 +22,9 @@ pub const fn group_length(opcode: u8) -> Option<u8> {
     }
 }
 
+/// NACA in the CONTROL byte.
+pub(crate) const NACA: u8 = 0x04;
+
 /// A view of a CDB's fields.
 #[derive(Clone, Copy, Debug)]
 pub struct Cdb<'a>(pub &'a [u8; MAX_LEN]);
@@ -64,6 +67,21 @@ impl Cdb<'_> {
     #[must_use]
     pub fn byte1(self) -> u8 {
         self.0.u8::<1>()
+    }
+
+    /// NACA of the CONTROL byte: if the command fails, an auto contingent allegiance is to be established (SAM-5 5.2).
+    #[inline]
+    #[must_use]
+    pub fn naca(self) -> bool {
+        let control = match self.opcode() {
+            0x00..=0x1f => self.0.u8::<5>(),
+            0x20..=0x5f => self.0.u8::<9>(),
+            0x60..=0x7f => self.0.u8::<1>(),
+            0x80..=0x9f => self.0.u8::<15>(),
+            0xa0..=0xbf => self.0.u8::<11>(),
+            _ => 0, // vendor-specific
+        };
+        control & NACA != 0
     }
 
     /// LOGICAL BLOCK ADDRESS: 21 bits in a 6-byte CDB, 32 in 10 and 12 bytes, 64 in 16 and 32 bytes.

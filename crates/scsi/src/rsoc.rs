@@ -188,17 +188,17 @@ mod tests {
     #[test]
     fn one_command_shows_its_usage_map() {
         let read_10 = [
-            0, 3, 0, 10, 0x28, 0x18, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0,
+            0, 3, 0, 10, 0x28, 0x18, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 4,
         ];
         assert_eq!(asked(1, 0x28, 0).unwrap(), read_10);
         assert_eq!(asked(3, 0x28, 0).unwrap(), read_10);
         let rc16 = [
-            0, 3, 0, 16, 0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 0,
+            0, 3, 0, 16, 0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 4,
         ];
         assert_eq!(asked(2, 0x9e, 0x10).unwrap(), rc16);
         assert_eq!(asked(3, 0x9e, 0x10).unwrap(), rc16);
         let timeouts = [0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 30];
-        let expected = [&[0, 0x83, 0, 6, 0, 0, 0, 0, 0, 0][..], &timeouts].concat();
+        let expected = [&[0, 0x83, 0, 6, 0, 0, 0, 0, 0, 4][..], &timeouts].concat();
         assert_eq!(asked(0x81, 0x00, 0).unwrap(), expected);
     }
 

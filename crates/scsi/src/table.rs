@@ -213,6 +213,8 @@ pub struct Row {
     service_action: Option<u16>,
     devices: DeviceTypes,
     requires: Features,
+    /// NACA, where it stands in the first 16 bytes.
+    naca: u128,
     /// Ones where a CDB may have ones, identity included: the two halves of 32 bytes, in memory order.
     allowed: [u128; 2],
 }
@@ -276,10 +278,15 @@ impl Row {
     #[inline]
     fn optional_bits(&self, profile: Profile) -> u128 {
         let present = |optional: &&OptionalBits| profile.features.contains(optional.feature);
+        let naca = match DeviceTypes::UNITS.intersects(profile.device.as_set()) {
+            true => self.naca,
+            // What is not a unit of its own has no task set that could be stopped.
+            false => 0,
+        };
         self.optional
             .iter()
             .filter(present)
-            .fold(0, |all, optional| all | optional.bits)
+            .fold(naca, |all, optional| all | optional.bits)
     }
 
     /// Refuses bits that mean nothing in this command, with a pointer to the first of them (SC-006).
@@ -308,7 +315,7 @@ impl Row {
 /// # Errors
 /// - 5/20/00 for an opcode that the unit does not have (5/25/00 if there is no unit),
 /// - 5/24/00 with a field pointer for a service action that it does not have, and for bits that mean nothing in the
-///   command, NACA and LINK in the CONTROL byte among them.
+///   command, LINK in the CONTROL byte among them.
 #[inline]
 pub fn decode(profile: Profile, cdb: &[u8; MAX_LEN]) -> Result<&'static Row, Sense> {
     let view = Cdb(cdb);

@@ -45,6 +45,32 @@ pub enum UnitAttention {
 const CHANGE: u8 = u8::MAX;
 
 impl UnitAttention {
+    /// All of them.
+    const ALL: [UnitAttention; 16] = [
+        UnitAttention::PowerOn,
+        UnitAttention::LogicalUnitReset,
+        UnitAttention::NexusLoss,
+        UnitAttention::CommandsCleared,
+        UnitAttention::MediumChanged,
+        UnitAttention::ModeParametersChanged,
+        UnitAttention::LogParametersChanged,
+        UnitAttention::ReservationsPreempted,
+        UnitAttention::ReservationsReleased,
+        UnitAttention::RegistrationsPreempted,
+        UnitAttention::AccessStateChanged,
+        UnitAttention::CapacityChanged,
+        UnitAttention::TimestampChanged,
+        UnitAttention::IdentifierChanged,
+        UnitAttention::ProvisioningThreshold,
+        UnitAttention::ReportedLunsChanged,
+    ];
+
+    /// The one that sense data reports, if it does.
+    pub(crate) fn reported_by(sense: &Sense) -> Option<UnitAttention> {
+        let mut all = UnitAttention::ALL.into_iter();
+        all.find(|attention| attention.sense() == *sense)
+    }
+
     /// The sense data that reports it.
     pub fn sense(self) -> Sense {
         Sense::unit_attention(match self {
@@ -108,6 +134,13 @@ impl AttentionQueue {
         self.0.push(gravest.unwrap_or(attention));
     }
 
+    /// Puts one back that was taken and not reported.
+    pub(crate) fn put_back(&mut self, attention: UnitAttention) {
+        if !self.0.contains(&attention) {
+            self.0.insert(0, attention);
+        }
+    }
+
     /// Takes the one to report next, if it is wanted.
     pub(crate) fn take_if(
         &mut self,
@@ -135,21 +168,6 @@ mod tests {
 
     use super::UnitAttention::*;
     use super::*;
-
-    const ALL: [UnitAttention; 12] = [
-        PowerOn,
-        LogicalUnitReset,
-        NexusLoss,
-        CommandsCleared,
-        MediumChanged,
-        ModeParametersChanged,
-        ReservationsPreempted,
-        ReservationsReleased,
-        RegistrationsPreempted,
-        AccessStateChanged,
-        CapacityChanged,
-        ReportedLunsChanged,
-    ];
 
     fn after(raised: &[UnitAttention]) -> Vec<UnitAttention> {
         let mut queue = AttentionQueue::default();
@@ -190,9 +208,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_queue_is_bounded_and_starts_with_its_only_reset(raised in prop::collection::vec(prop::sample::select(&ALL[..]), 0..64)) {
+        fn the_queue_is_bounded_and_starts_with_its_only_reset(raised in prop::collection::vec(prop::sample::select(&UnitAttention::ALL[..]), 0..64)) {
             let queue = after(&raised);
-            prop_assert!(queue.len() <= ALL.len());
+            prop_assert!(queue.len() <= UnitAttention::ALL.len());
             for (i, attention) in queue.iter().enumerate() {
                 prop_assert!(!queue[..i].contains(attention));
                 prop_assert!(i == 0 || attention.rank() == CHANGE);

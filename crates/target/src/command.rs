@@ -12,7 +12,7 @@ use lunar_scsi::sense::Format;
 use lunar_scsi::{Cdb, Sense, Status};
 use lunar_sgl::Sgl;
 
-use crate::{Extent, LogicalUnit, NexusId};
+use crate::{Extent, LogicalUnit, NexusId, Ticket};
 
 /// One command as a transport delivers it.
 pub struct Command<'a> {
@@ -32,6 +32,8 @@ pub struct Command<'a> {
     pub reactor: &'a lunar_reactor::Handle,
     /// It has waited in line (see [`Place`](crate::Place)), and nothing is in its way any more.
     pub admitted: bool,
+    /// Names it among those with the ACA attribute, if it is one of them.
+    pub aca: Option<Ticket>,
     /// Whether task management has ended it meanwhile.
     pub ended: &'a Ended,
     /// Makes what ends other nexuses' commands to this unit, for PREEMPT AND ABORT.
@@ -165,11 +167,16 @@ impl Completion {
     }
 
     /// RESERVATION CONFLICT: somebody else has reserved the unit.
-    pub const CONFLICT: Completion = Completion {
-        status: Status::RESERVATION_CONFLICT,
-        sense: None,
-        transferred: 0,
-    };
+    pub const CONFLICT: Completion = Completion::refused(Status::RESERVATION_CONFLICT);
+
+    /// A status that says all there is to say. Nothing was moved.
+    pub const fn refused(status: Status) -> Completion {
+        Completion {
+            status,
+            sense: None,
+            transferred: 0,
+        }
+    }
 
     /// CHECK CONDITION. Whatever was moved before does not count.
     pub const fn check(sense: Sense) -> Completion {

@@ -1,17 +1,19 @@
 //! The way of a command to its logical unit, or to what answers in place of one.
 
+use lunar_scsi::reservation::Out;
 use lunar_scsi::{DeviceType, Operation, Profile, Row, Sense, decode};
 
-use crate::{Asked, Command, Completion, LogicalUnit, Look, Outcome, Seen, spc};
+use crate::{Asked, Command, Completion, LogicalUnit, Look, Manner, Outcome, Seen, spc};
 
-/// Starts a command on a present logical unit: first whether it has to wait, then unit attentions and reservations, then
+/// Starts a command on a present logical unit: first whether an auto contingent allegiance is in its way, then whether it
+/// has to wait, then unit attentions and reservations, then
 /// the validity of its CDB, then the access state of the target port, then the unit's own
 /// [`execute`](LogicalUnit::execute).
 #[inline]
 pub fn begin(lu: &dyn LogicalUnit, seen: &Seen, command: Command<'_>) -> Outcome {
     let profile = lu.profile();
     let row = decode(profile, command.cdb);
-    if !lu.state().is_quiet(seen)
+    if (!lu.state().is_quiet(seen) || command.aca.is_some())
         && let Some(instead) = look(lu, profile, seen, row.as_ref().ok().copied(), &command)
     {
         return instead;
@@ -38,7 +40,15 @@ fn look(
     let extent = row
         .filter(|_| !passes_attention && !command.admitted)
         .map(|row| lu.extent(row, command.fields()));
+    let fields = command.fields();
+    let manner = Manner {
+        naca: fields.naca(),
+        aca: command.aca,
+        preempts: row.is_some_and(|row| row.operation == Operation::PersistentReserveOut)
+            && Out::from_service_action(fields.service_action()) == Some(Out::PreemptAndAbort),
+    };
     let asked = Asked {
+        manner,
         extent: extent.as_ref(),
         row: row.map(|row| (row, command.fields())),
         passes_attention,
@@ -47,7 +57,7 @@ fn look(
         Look::Clear => None,
         Look::Wait => Some(Outcome::Wait(extent.flatten())),
         Look::Attention(attention) => Some(Outcome::check(attention.sense())),
-        Look::Conflict => Some(Outcome::Done(Completion::CONFLICT)),
+        Look::Status(status) => Some(Outcome::Done(Completion::refused(status))),
         Look::Refused(sense) => Some(Outcome::check(sense)),
     }
 }

@@ -17,6 +17,7 @@
 //! therefore an outcome of its own, [`Outcome::Overrun`].
 
 mod access;
+mod allegiance;
 mod attention;
 mod command;
 mod flow;
@@ -35,6 +36,7 @@ use lunar_block::{Error as BlockError, Image, Op};
 use lunar_scsi::{Cdb, Profile, Row};
 
 pub use access::Alua;
+pub use allegiance::{Fault, Manner};
 pub use attention::UnitAttention;
 pub use command::{
     Aborter, Command, Completion, Ended, Outcome, Reached, Task, Visitor, encode_sense,

@@ -42,7 +42,13 @@ pub fn overlap(a: &Extent, b: &Extent) -> bool {
 pub struct Ticket(u64);
 
 impl Ticket {
-    pub(crate) fn new() -> Ticket {
+    /// The next one.
+    #[expect(
+        clippy::new_without_default,
+        reason = "no two are the same, so none is the default"
+    )]
+    #[must_use]
+    pub fn new() -> Ticket {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Ticket(NEXT.fetch_add(1, Ordering::Relaxed))
     }

@@ -11,11 +11,12 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use lunar_scsi::alua::AccessClass;
 use lunar_scsi::mode::{ModePages, TaskRules};
 use lunar_scsi::reservation::Effect;
-use lunar_scsi::{Cdb, Row, Sense};
+use lunar_scsi::{Cdb, Row, Sense, Status};
 
 use crate::access::Groups;
+use crate::allegiance::{self, Allegiances, Fault, Manner};
 use crate::attention::{AttentionQueue, UnitAttention};
-use crate::line::{Extent, Line};
+use crate::line::{Extent, Line, Ticket};
 use crate::path::Path;
 use crate::reservation::{Keeper, Registrant, Reservations};
 
@@ -52,6 +53,8 @@ pub struct Seen(Cell<u64>);
 /// A command as far as the state of its logical unit can be in its way.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
+    /// What it has to do with auto contingent allegiances.
+    pub manner: Manner,
     /// What it may touch, if it has to wait for those who want to be alone.
     pub extent: Option<&'a Extent>,
     /// Its row and its CDB, if it has a row.
@@ -69,9 +72,9 @@ pub enum Look {
     Wait,
     /// A unit attention, which has to be reported in place of the command.
     Attention(UnitAttention),
-    /// RESERVATION CONFLICT.
-    Conflict,
-    /// The unit cannot be reached through this target port now.
+    /// It ends with this status: RESERVATION CONFLICT, ACA ACTIVE or BUSY.
+    Status(Status),
+    /// It is refused: the unit cannot be reached through this target port now, or the ACA attribute has no meaning.
     Refused(Sense),
 }
 
@@ -97,6 +100,7 @@ pub(crate) struct Shared {
     /// The holder of an SPC-2 reservation.
     pub(crate) legacy: Option<NexusId>,
     pub(crate) groups: Groups,
+    allegiances: Allegiances,
     pub(crate) line: Line,
 }
 
@@ -175,6 +179,7 @@ impl LuState {
                 groups.forget(&nexus.path.port);
             }
             shared.legacy.take_if(|holder| *holder == nexus);
+            shared.allegiances.clear(nexus);
         });
     }
 
@@ -200,6 +205,7 @@ impl LuState {
         self.set_task_rules(TaskRules::default());
         self.change(|shared| {
             shared.legacy = None;
+            shared.allegiances.clear_all();
             for nexus in &mut shared.nexuses {
                 nexus.prevents_removal = false;
                 nexus.attentions.raise(UnitAttention::LogicalUnitReset);
@@ -212,6 +218,7 @@ impl LuState {
     pub fn nexus_loss(&self, nexus: NexusId) {
         self.change(|shared| {
             shared.legacy.take_if(|holder| *holder == nexus);
+            shared.allegiances.clear(nexus);
             if let Some(nexus) = shared.nexuses.iter_mut().find(|n| n.id == nexus) {
                 nexus.prevents_removal = false;
                 nexus.attentions.raise(UnitAttention::NexusLoss);
@@ -229,6 +236,13 @@ impl LuState {
     /// remembers that there is nothing at all for the nexus.
     pub fn look(&self, nexus: NexusId, seen: &Seen, asked: Asked<'_>) -> Look {
         let mut shared = self.lock();
+        match shared.allegiances.admit(nexus, asked.manner) {
+            Ok(()) => {}
+            Err(allegiance::Refusal::Status(status)) => return Look::Status(status),
+            Err(allegiance::Refusal::NoAllegiance) => {
+                return Look::Refused(allegiance::Refusal::sense());
+            }
+        }
         let blocks = |extent: &Extent| shared.line.blocks(extent);
         if asked.extent.is_some_and(blocks) {
             return Look::Wait;
@@ -240,7 +254,7 @@ impl LuState {
         if let Some((row, cdb)) = asked.row {
             let effect = row.reservation.effect(cdb);
             if shared.excludes(nexus, effect, row.minds_no_reservation(cdb)) {
-                return Look::Conflict;
+                return Look::Status(Status::RESERVATION_CONFLICT);
             }
         }
         if may_hear && let Some(change) = shared.attention(nexus, |_| true) {
@@ -257,6 +271,40 @@ impl LuState {
             }
             _ => Look::Clear,
         }
+    }
+
+    /// A command ends with CHECK CONDITION: what that means for the others of its task set. If it is not reported now, a
+    /// unit attention that it was to report is pending again.
+    pub fn fault(&self, nexus: NexusId, manner: Manner, sense: Option<&Sense>) -> Fault {
+        if !manner.naca && manner.aca.is_none() {
+            return Fault::Reported;
+        }
+        let everybody = !self.task_rules().set_for_each_nexus();
+        self.change(|shared| {
+            let fault = shared.allegiances.fault(nexus, manner, everybody);
+            if let Fault::Forestalled(_) = fault
+                && let Some(attention) = sense.and_then(UnitAttention::reported_by)
+                && let Some(nexus) = shared.nexuses.iter_mut().find(|n| n.id == nexus)
+            {
+                nexus.attentions.put_back(attention);
+            }
+            fault
+        })
+    }
+
+    /// How a command ends that has waited since it was looked at, if an auto contingent allegiance is in its way now.
+    pub fn aca_refusal(&self, nexus: NexusId, manner: Manner) -> Option<Status> {
+        self.lock().allegiances.refusal(nexus, manner)
+    }
+
+    /// A command with the ACA attribute is over.
+    pub fn aca_command_over(&self, nexus: NexusId, command: Ticket) {
+        self.change(|shared| shared.allegiances.over(nexus, command));
+    }
+
+    /// CLEAR ACA: the auto contingent allegiance of this nexus ends, if there is one.
+    pub fn clear_aca(&self, nexus: NexusId) {
+        self.change(|shared| shared.allegiances.clear(nexus));
     }
 
     /// Whether a nexus may access the medium by a command that it has sent to another unit, as EXTENDED COPY does: no
@@ -371,7 +419,11 @@ impl Shared {
             .iter()
             .any(|n| n.id == nexus && !n.attentions.is_empty());
         // While there is a line, every command has to ask anew.
-        !pending && self.line.is_empty() && !self.excludes(nexus, Effect::Write, false)
+        let allegiance = self.allegiances.concern(nexus);
+        !pending
+            && !allegiance
+            && self.line.is_empty()
+            && !self.excludes(nexus, Effect::Write, false)
     }
 }
 
@@ -397,6 +449,7 @@ mod tests {
 
     fn look(state: &LuState, seen: &Seen) -> Look {
         let asked = Asked {
+            manner: Manner::default(),
             extent: Some(&None),
             row: None,
             passes_attention: false,

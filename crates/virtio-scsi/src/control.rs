@@ -153,6 +153,14 @@ impl Asker<'_> {
         match function {
             TaskManagement::AbortTask => self.end(one, Response::Aborted, || {}),
             TaskManagement::AbortTaskSet => self.end(set, Response::Aborted, || {}),
+            TaskManagement::ClearAca => {
+                let (unit, nexus) = (unit.clone(), self.port.nexus);
+                let commands = Tasks::Allegiance { target, lun };
+                // Of another nexus' allegiance this is not the end (SAM-5 7.4).
+                self.end(commands, Response::Aborted, move || {
+                    unit.state().clear_aca(nexus);
+                });
+            }
             // With TST, the others have task sets of their own.
             TaskManagement::ClearTaskSet if unit.state().task_rules().set_for_each_nexus() => {
                 self.end(set, Response::Aborted, || {});
@@ -237,12 +245,6 @@ impl Asker<'_> {
             tasks,
             fate,
         };
-        for peer in peers {
-            // A worker that has gone has no commands.
-            peer.send(Message::Manage {
-                function: function.clone(),
-                done: done.clone(),
-            });
-        }
+        function.send(self.peers, &done);
     }
 }

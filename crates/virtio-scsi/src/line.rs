@@ -9,10 +9,9 @@
 use std::sync::Arc;
 
 use lunar_reactor::{Remote, Token};
-use lunar_target::{Ended, Extent, LogicalUnit, Task, Ticket};
+use lunar_target::{Ended, Extent, LogicalUnit, NexusId, Task, Ticket};
 
 use crate::barrier::Barrier;
-use crate::tmf::Function;
 use crate::wire::CDB;
 use crate::worker::Message;
 use crate::workers::Peers;
@@ -54,18 +53,12 @@ impl Seat {
         }
     }
 
-    /// The slot's command fails and takes others with it; it will be told when they are over.
-    pub fn spread_error(self, peers: &Peers, function: &Function) {
+    /// The slot's command has failed, and has something to do with others: it will be told when they are over.
+    pub fn settled(self) -> Barrier {
         let Seat { home, token } = self;
-        let done = Barrier::new(move || {
+        Barrier::new(move || {
             home.send(Message::Settled { token });
-        });
-        for peer in peers.get().into_iter().flatten() {
-            peer.send(Message::Manage {
-                function: function.clone(),
-                done: done.clone(),
-            });
-        }
+        })
     }
 
     /// It is the slot's turn to be alone: it will be told when everything that collides is over.
@@ -80,23 +73,36 @@ impl Seat {
         let over = Barrier::new(move || {
             home.send(Message::Alone { token, ticket });
         });
-        for peer in peers.get().into_iter().flatten() {
-            peer.send(Message::Fence(Fence {
-                unit: unit.clone(),
-                extent: parked.extent.clone(),
-                in_order: matches!(parked.what, Pending::Command(_)),
-                over: over.clone(),
-            }));
+        Fence {
+            unit: unit.clone(),
+            extent: parked.extent.clone(),
+            of: None,
+            in_order: matches!(parked.what, Pending::Command(_)),
+            over,
         }
+        .send(peers);
     }
 }
 
-/// Somebody wants to be alone with a unit, or a part of its medium, and it is his turn.
+/// Somebody waits for what is going on with a unit, or a part of its medium.
+#[derive(Clone)]
 pub(crate) struct Fence {
     pub unit: Arc<dyn LogicalUnit>,
     pub extent: Extent,
+    /// Only this nexus' commands are in his way.
+    pub of: Option<NexusId>,
     /// For the sake of order (ORDERED): whatever was there before has to be over.
     pub in_order: bool,
     /// For those in the way to hold.
     pub over: Barrier,
+}
+
+impl Fence {
+    /// Lets every worker look through its slots.
+    pub fn send(self, peers: &Peers) {
+        for peer in peers.get().into_iter().flatten() {
+            // A worker that has gone has no commands.
+            peer.send(Message::Fence(self.clone()));
+        }
+    }
 }

@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 use lunar_block::{Cancel, Op, Progress};
 use lunar_reactor::{Handle, Token};
-use lunar_scsi::Status;
 use lunar_scsi::mode::ErrorSpread;
+use lunar_scsi::{Cdb, Status};
 use lunar_target::{
-    Command, Completion, Ended, Extent, NexusId, Outcome, Place, Rank, Reached, Task, Ticket,
-    begin, begin_absent, begin_report_luns, encode_sense, overlap,
+    Command, Completion, Ended, Extent, Fault, Manner, NexusId, Outcome, Place, Rank, Reached,
+    Task, Ticket, begin, begin_absent, begin_report_luns, encode_sense, overlap,
 };
 
 use crate::barrier::Barrier;
@@ -67,6 +67,8 @@ pub(crate) struct Slot {
     /// The sizes its headers have, whatever the driver chooses meanwhile.
     sizes: Sizes,
     pub tag: u64,
+    /// What it has to do with auto contingent allegiances.
+    pub manner: Manner,
     pub unit: Option<Rc<LocalUnit>>,
     stage: Stage,
     /// In the unit's line, if it waits, or has to be alone.
@@ -89,7 +91,7 @@ enum Stage {
     Task(Rc<Cell<Option<Completion>>>, Ended),
     /// It waits for its turn.
     Parked(Box<Parked>),
-    /// It has failed with this, and waits for the end of the commands that it takes with it (QERR).
+    /// It has failed with this, and waits for the end of the commands that it takes with it (QERR), or of all (ACA).
     Failed(Completion),
 }
 
@@ -136,11 +138,11 @@ impl Requests {
         limit
     }
 
-    /// A command has come to its end, which is reported now, or when those are over that it takes with it.
+    /// A command has come to its end, which is reported now, or when others are over.
     #[inline]
     fn end(&mut self, ring: &mut Ring, bench: &Bench, number: usize, end: End) {
         if let Some(slot) = self.slots.get_mut(number)
-            && slot.fails_alone(&end, bench, ring.token(number))
+            && let Some(end) = slot.judge(end, bench, ring.token(number))
         {
             slot.finish(ring, end);
             self.free.push(number);
@@ -157,7 +159,7 @@ impl Requests {
         }
     }
 
-    /// The commands that one has taken with it are over.
+    /// The commands for which one waits that has failed are over.
     pub fn settled(&mut self, ring: &mut Ring, number: usize) {
         if let Some(slot) = self.slots.get_mut(number)
             && let Stage::Failed(completion) = slot.stage
@@ -234,6 +236,7 @@ impl Slot {
             parts: Parts::new(),
             sizes: Sizes::default(),
             tag: 0,
+            manner: Manner::default(),
             unit: None,
             stage: Stage::Free,
             place: None,
@@ -265,6 +268,7 @@ impl Slot {
         self.parts.request().read_at(0, &mut header);
         let header = RequestHeader::parse(&header).ok_or(TooShort)?;
         self.tag = header.tag;
+        self.manner.naca = Cdb(&header.cdb).naca();
 
         if !self.parts.data_out().is_empty() && !self.parts.data_in().is_empty() {
             // INOUT is not offered (VS-010).
@@ -282,11 +286,7 @@ impl Slot {
         match &self.unit {
             // Each command in flight has a hold of its unit, and so has the map.
             Some(unit) if Rc::strong_count(unit) > port.task_set_limit + 1 => {
-                let full = Completion {
-                    status: Status::TASK_SET_FULL,
-                    sense: None,
-                    transferred: 0,
-                };
+                let full = Completion::refused(Status::TASK_SET_FULL);
                 return Ok(Some(End::Completed(full)));
             }
             None if target.is_some_and(|target| !port.units.has_target(target)) => {
@@ -295,15 +295,18 @@ impl Slot {
             _ => {}
         }
 
-        if self.unit.is_some() && header.attribute == Attribute::Ordered {
-            // After everything before it, and before everything after it, that anybody has sent.
-            let command = Pending::Command(header.cdb);
-            return Ok(self.queue_alone(bench, token, None, command));
+        let mut rank = Rank::Tail;
+        match header.attribute {
+            Attribute::Simple => {}
+            Attribute::Ordered if self.unit.is_some() => {
+                // After everything before it, and before everything after it, that anybody has sent.
+                let command = Pending::Command(header.cdb);
+                return Ok(self.queue_alone(bench, token, None, command));
+            }
+            Attribute::Ordered => {}
+            Attribute::HeadOfQueue => rank = Rank::Head,
+            Attribute::Aca => self.manner.aca = Some(Ticket::new()),
         }
-        let rank = match header.attribute {
-            Attribute::HeadOfQueue => Rank::Head,
-            _ => Rank::Tail,
-        };
         Ok(self.begin(port, bench, address, &header.cdb, (token, rank), false))
     }
 
@@ -331,6 +334,7 @@ impl Slot {
             io: unit.and_then(|unit| unit.io.as_ref()),
             reactor: &bench.reactor,
             admitted,
+            aca: self.manner.aca,
             ended: &bench.ended,
             aborter: &|| {
                 aborts.set(true);
@@ -474,7 +478,14 @@ impl Slot {
             return None;
         };
         let end = match parked.what {
-            Pending::Task(task, ended) => self.run(bench, token, task, ended),
+            Pending::Task(task, ended) => {
+                // It was looked at when it came; that it could begin is news.
+                let refusal = unit.unit.state().aca_refusal(port.nexus, self.manner);
+                match refusal {
+                    Some(status) => Some(End::Completed(Completion::refused(status))),
+                    None => self.run(bench, token, task, ended),
+                }
+            }
             Pending::Command(cdb) => {
                 self.begin(port, bench, address, &cdb, (token, Rank::Tail), true)
             }
@@ -606,52 +617,89 @@ impl Slot {
             // Whoever is behind it goes on.
             self.place = None;
         }
+        if self.manner.aca.is_some() {
+            self.leave_allegiance();
+        }
         (self.aborts, self.visits) = (false, false);
         self.unit = None;
     }
 
-    /// Whether the end of a command leaves the others of its task set alone, as it does unless QERR says otherwise and it
-    /// fails. If not, it is answered when those are over, so that none that is sent because of its end is aborted.
+    /// How a command ends, as far as others have something to do with that. `None`: it has failed, and is answered when
+    /// others are over.
     #[inline]
-    fn fails_alone(&mut self, end: &End, bench: &Bench, token: Token) -> bool {
+    fn judge(&mut self, end: End, bench: &Bench, token: Token) -> Option<End> {
         match end {
             End::Completed(completion) if completion.status == Status::CHECK_CONDITION => {
-                !self.spread_error(*completion, bench, token)
+                self.fail(completion, bench, token)
             }
-            _ => true,
+            _ => Some(end),
         }
     }
 
-    /// Aborts the other commands of the task set, if QERR says so.
+    /// Aborts the other commands of the task set, if QERR says so, and stops the task set, if NACA says so. Those that are
+    /// aborted, or were begun before, are over before the error is reported: none that is sent because of it is aborted,
+    /// and nothing goes on beside an ACA command.
     #[cold]
-    fn spread_error(&mut self, completion: Completion, bench: &Bench, token: Token) -> bool {
+    fn fail(&mut self, completion: Completion, bench: &Bench, token: Token) -> Option<End> {
+        let reported = Some(End::Completed(completion));
         let Some(unit) = self.unit.as_ref().filter(|_| self.ended.is_none()) else {
-            return false;
+            return reported;
         };
-        let rules = unit.unit.state().task_rules();
-        let tasks = match rules.error_spread() {
-            ErrorSpread::Nobody => return false,
-            ErrorSpread::TaskSet if !rules.set_for_each_nexus() => Tasks::Everybody {
+        let state = unit.unit.state();
+        let fault = state.fault(unit.nexus, self.manner, completion.sense.as_ref());
+        // What is yet to be over.
+        let fence = match fault {
+            Fault::Forestalled(status) => {
+                return Some(End::Completed(Completion::refused(status)));
+            }
+            Fault::Reported => None,
+            Fault::Established { everybody: true } => Some(None),
+            Fault::Established { everybody: false } => Some(Some(unit.nexus)),
+        };
+        let rules = state.task_rules();
+        let (target, lun) = (unit.target, unit.lun);
+        let aborted = match rules.error_spread() {
+            ErrorSpread::Nobody => None,
+            ErrorSpread::TaskSet if !rules.set_for_each_nexus() => Some(Tasks::Everybody {
                 unit: unit.unit.clone(),
-            },
-            ErrorSpread::TaskSet | ErrorSpread::Nexus => Tasks::OfUnit {
-                target: unit.target,
-                lun: unit.lun,
-            },
+            }),
+            ErrorSpread::TaskSet | ErrorSpread::Nexus => Some(Tasks::OfUnit { target, lun }),
         };
+        if fence.is_none() && aborted.is_none() {
+            return reported;
+        }
         let Some(seat) = bench.seat(token) else {
-            return false;
+            return reported;
         };
-        seat.spread_error(
-            &bench.peers,
-            &Function {
+        let over = seat.settled();
+        if let Some(tasks) = aborted {
+            let function = Function {
                 nexus: unit.nexus,
                 tasks,
                 fate: Fate::Spread,
-            },
-        );
+            };
+            function.send(&bench.peers, &over);
+        }
+        if let Some(of) = fence {
+            let fence = Fence {
+                unit: unit.unit.clone(),
+                extent: None,
+                of,
+                in_order: false,
+                over,
+            };
+            fence.send(&bench.peers);
+        }
         self.stage = Stage::Failed(completion);
-        true
+        None
+    }
+
+    /// It had the ACA attribute: another one may be executed.
+    #[cold]
+    fn leave_allegiance(&mut self) {
+        if let (Some(unit), Some(ticket)) = (&self.unit, self.manner.aca.take()) {
+            unit.unit.state().aca_command_over(unit.nexus, ticket);
+        }
     }
 
     /// Whether it is over, but for the others.

@@ -24,6 +24,8 @@ pub(crate) enum Tasks {
     One { target: u8, lun: u16, tag: u64 },
     /// A nexus' commands to one logical unit.
     OfUnit { target: u8, lun: u16 },
+    /// A nexus' commands to one logical unit that have the ACA attribute.
+    Allegiance { target: u8, lun: u16 },
     /// A nexus' commands to all units of a target.
     OfTarget { target: u8 },
     /// Everybody's commands to a logical unit.
@@ -57,6 +59,17 @@ pub(crate) struct Function {
 }
 
 impl Function {
+    /// Lets every worker do what it does; `done` is over when all commands are that it ends.
+    pub fn send(&self, peers: &Peers, done: &Barrier) {
+        for peer in peers.get().into_iter().flatten() {
+            // A worker that has gone has no commands.
+            peer.send(Message::Manage {
+                function: self.clone(),
+                done: done.clone(),
+            });
+        }
+    }
+
     /// Whether commands of a nexus can be concerned.
     pub fn concerns_nexus(&self, nexus: NexusId) -> bool {
         match &self.tasks {
@@ -77,6 +90,9 @@ impl Function {
                 own && (unit.target, unit.lun, slot.tag) == (*target, *lun, *tag)
             }
             Tasks::OfUnit { target, lun } => own && (unit.target, unit.lun) == (*target, *lun),
+            Tasks::Allegiance { target, lun } => {
+                own && slot.manner.aca.is_some() && (unit.target, unit.lun) == (*target, *lun)
+            }
             Tasks::OfTarget { target } => own && unit.target == *target,
             Tasks::Everybody { unit: whose } => unit.is(whose),
             // Those that wait for a function of this kind themselves, or for those that they take with them because they
@@ -116,11 +132,7 @@ impl Function {
         };
         let state = unit.unit.state();
         if state.task_rules().task_aborted_status() {
-            return End::Completed(Completion {
-                status: Status::TASK_ABORTED,
-                sense: None,
-                transferred: 0,
-            });
+            return End::Completed(Completion::refused(Status::TASK_ABORTED));
         }
         if response == Response::Aborted {
             state.raise(Who::Only(nexus), UnitAttention::CommandsCleared);
@@ -142,13 +154,8 @@ pub(crate) fn aborter(peers: &Peers, nexus: NexusId, unit: &Arc<dyn LogicalUnit>
             fate: Fate::End(Response::Aborted),
         };
         let (done, over) = Barrier::future();
-        for peer in peers.get().into_iter().flatten() {
-            // A worker that has gone has no commands.
-            peer.send(Message::Manage {
-                function: function.clone(),
-                done: done.clone(),
-            });
-        }
+        function.send(&peers, &done);
+        drop(done);
         Box::pin(over)
     })
 }

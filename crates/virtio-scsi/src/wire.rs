@@ -88,14 +88,16 @@ pub(crate) enum Attribute {
     Simple,
     Ordered,
     HeadOfQueue,
+    Aca,
 }
 
 impl Attribute {
-    /// No unit enters ACA, so that the ACA attribute is as good as SIMPLE (VS-033), and so is one that does not exist.
+    /// One that does not exist is as good as SIMPLE (VS-033).
     fn decode(byte: u8) -> Attribute {
         match byte {
             1 => Attribute::Ordered,
             2 => Attribute::HeadOfQueue,
+            3 => Attribute::Aca,
             _ => Attribute::Simple,
         }
     }
@@ -180,6 +182,7 @@ pub(crate) enum ControlRequest {
 pub(crate) enum TaskManagement {
     AbortTask,
     AbortTaskSet,
+    ClearAca,
     ClearTaskSet,
     NexusReset,
     UnitReset,
@@ -196,12 +199,12 @@ impl ControlRequest {
                 function: match word(4)? {
                     0 => Some(TaskManagement::AbortTask),
                     1 => Some(TaskManagement::AbortTaskSet),
+                    2 => Some(TaskManagement::ClearAca),
                     3 => Some(TaskManagement::ClearTaskSet),
                     4 => Some(TaskManagement::NexusReset),
                     5 => Some(TaskManagement::UnitReset),
                     6 => Some(TaskManagement::QueryTask),
                     7 => Some(TaskManagement::QueryTaskSet),
-                    // CLEAR ACA (2) too: no task ever enters ACA here.
                     _ => None,
                 },
                 lun: field(bytes, 8)?,

@@ -335,7 +335,9 @@ impl Worker {
 
     fn fence(&mut self, fence: &Fence) {
         for (_, queue) in &mut self.queues {
-            if let Role::Request(requests) = &mut queue.role {
+            if let Role::Request(requests) = &mut queue.role
+                && fence.of.is_none_or(|nexus| nexus == queue.nexus)
+            {
                 for slot in requests.in_flight() {
                     slot.meet(fence);
                 }

@@ -301,6 +301,7 @@ impl Bench {
             io: Some(&self.io),
             reactor: &self.reactor,
             admitted: false,
+            aca: None,
             ended: &Ended::default(),
             aborter: &|| Box::new(|_| Box::pin(std::future::ready(()))),
             luns: &|luns| luns.extend([0, 5, 300]),

@@ -273,6 +273,31 @@ fn preempt_and_abort_is_over_when_the_victims_commands_are() {
 }
 
 #[test]
+fn preempt_and_abort_passes_and_ends_an_auto_contingent_allegiance_of_its_victim() {
+    const CHECK_CONDITION: u8 = 0x02;
+    const BUSY: u8 = 0x08;
+    const ACA_ACTIVE: u8 = 0x30;
+    let place = Place::new();
+    let _server = serve(&place, "memory,node-name=d,size=1M");
+    let (mut a, mut b) = guests(&place);
+    assert_eq!(a.out(REGISTER, 0, (0, 1)), Good);
+    assert_eq!(b.out(REGISTER, 0, (0, 2)), Good);
+    assert_eq!(b.out(RESERVE, 3, (2, 0)), Good);
+    let status = |guest: &mut Guest, cdb: &[u8]| {
+        let command = Command::new(disk(), cdb, Data::None);
+        guest.0.command(&command).unwrap().status
+    };
+    // There is no such command; NACA.
+    assert_eq!(status(&mut b, &[0x07, 0, 0, 0, 0, 0x04]), CHECK_CONDITION);
+    assert_eq!(status(&mut b, &[0; 6]), ACA_ACTIVE);
+    assert_eq!(status(&mut a, &[0; 6]), BUSY);
+    assert_eq!(a.out(PREEMPT_AND_ABORT, 3, (1, 2)), Good);
+    assert_eq!((a.hears(), a.write()), (vec![], Good));
+    assert_eq!(b.hears(), [REGISTRATIONS_PREEMPTED]);
+    assert_eq!(b.write(), Conflict);
+}
+
+#[test]
 fn preempt_and_abort_ends_those_who_wait_in_line() {
     let place = Place::new();
     let node = format!("null-co,node-name=d,latency-ns={}", SLOW.as_nanos());

@@ -135,6 +135,7 @@ additional_sense! {
     DEVICE_IDENTIFIER_CHANGED = 0x3f/0x05, "Device identifier changed";
     REPORTED_LUNS_DATA_CHANGED = 0x3f/0x0e, "Reported LUNs data has changed";
     INTERNAL_TARGET_FAILURE = 0x44/0x00, "Internal target failure";
+    INVALID_MESSAGE_ERROR = 0x49/0x00, "Invalid message error";
     MEDIUM_REMOVAL_PREVENTED = 0x53/0x02, "Medium removal prevented";
     INSUFFICIENT_RESOURCES = 0x55/0x03, "Insufficient resources";
     INSUFFICIENT_REGISTRATION_RESOURCES = 0x55/0x04, "Insufficient registration resources";

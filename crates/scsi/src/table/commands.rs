@@ -2,8 +2,10 @@
 //!
 //! A row gives the command's name and its CDB usage data (SPC-4 6.35), exactly as REPORT SUPPORTED OPERATION CODES
 //! returns them (SC-072), then what deviates from the defaults of [`new`](Row::new). Bits that only some units support
-//! are not in the usage data but in [`optional`](Row::optional). The CONTROL byte, always the last, is zero: no unit
-//! supports NACA.
+//! are not in the usage data but in [`optional`](Row::optional). The CONTROL byte is zero; its NACA bit is
+//! added for every unit that is one.
+
+use crate::cdb::NACA;
 
 use super::{AccessClass, DeviceTypes, Direction, Features, OptionalBits, ReservationClass, Row};
 
@@ -59,6 +61,7 @@ impl Row {
             devices: DeviceTypes::DISK,
             requires: Features::empty(),
             allowed: allowed(usage, false),
+            naca: naca(usage),
         }
     }
 
@@ -438,6 +441,18 @@ const fn allowed(usage: &[u8], has_service_action: bool) -> [u128; 2] {
         u128::from_ne_bytes(halves[0]),
         u128::from_ne_bytes(halves[1]),
     ]
+}
+
+/// Where these commands have NACA: in the last byte, but for the variable-length ones.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated at compile time, where an index out of bounds is an error"
+)]
+const fn naca(usage: &[u8]) -> u128 {
+    let mut place = [0; 16];
+    let control = if usage[0] == 0x7f { 1 } else { usage.len() - 1 };
+    place[control] = NACA;
+    u128::from_ne_bytes(place)
 }
 
 const fn sort_key(row: &Row) -> u32 {

@@ -60,10 +60,10 @@ fn a_variable_length_cdb_has_its_service_action_in_bytes_8_and_9() {
     let mut read = cdb(&[0x7f, 0, 0, 0, 0, 0, 0, 0x18, 0, 0x09, 0x18]);
     read[31] = 1;
     assert_eq!(decode(FULL, &read).unwrap().operation, Operation::Read);
-    read[1] = 0x04;
+    read[1] = 0x01;
     assert_eq!(
         decode(FULL, &read).unwrap_err(),
-        Sense::invalid_bits_in_cdb(1, 2)
+        Sense::invalid_bits_in_cdb(1, 0)
     );
     read[1] = 0;
     read[20] = 0x80; // EXPECTED INITIAL LOGICAL BLOCK REFERENCE TAG
@@ -101,8 +101,34 @@ fn an_absent_unit_answers_inquiry_and_refuses_the_rest_as_absent() {
 }
 
 #[test]
-fn naca_and_link_are_refused_where_they_are() {
-    for (control, bit) in [(0x04, 2), (0x01, 0), (0x05, 2), (0xc0, 7)] {
+fn naca_is_accepted_by_every_command_of_a_unit() {
+    for row in FULL.rows() {
+        let mut asking = row.usage_map(Profile::new(DeviceType::WellKnown));
+        let control = if row.opcode() == 0x7f {
+            1
+        } else {
+            row.cdb_length() - 1
+        };
+        assert!(!Cdb(&asking).naca(), "{}", row.name);
+        asking[control] = 0x04;
+        assert!(Cdb(&asking).naca(), "{}", row.name);
+        assert_eq!(row.usage_map(FULL)[control], 0x04, "{}", row.name);
+        decode(FULL, &asking).unwrap();
+    }
+    assert!(!Cdb(&[0xff; MAX_LEN]).naca(), "vendor-specific");
+}
+
+#[test]
+fn naca_is_refused_by_what_is_no_unit() {
+    for device in [DeviceType::WellKnown, DeviceType::Absent] {
+        let sense = decode(Profile::new(device), &cdb(&[0x12, 0, 0, 0, 36, 0x04]));
+        assert_eq!(sense.unwrap_err(), Sense::invalid_bits_in_cdb(5, 2));
+    }
+}
+
+#[test]
+fn link_and_reserved_control_bits_are_refused_where_they_are() {
+    for (control, bit) in [(0x01, 0), (0x05, 0), (0xc0, 7)] {
         let sense = decode(FULL, &cdb(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, control])).unwrap_err();
         assert_eq!(sense, Sense::invalid_bits_in_cdb(9, bit));
     }
@@ -192,11 +218,17 @@ fn usage_maps_are_those_of_the_standards() {
         let mut cdb = [0; MAX_LEN];
         cdb[..expected.len()].copy_from_slice(expected);
         let action = Cdb(&cdb).service_action();
+        // The CONTROL byte of all: NACA.
+        cdb[if cdb[0] == 0x7f {
+            1
+        } else {
+            expected.len() - 1
+        }] = 0x04;
         let named = |row: &&Row| row.service_action().is_none_or(|own| own == action);
         let row = FULL.rows_of(expected[0]).find(named).unwrap();
         assert_eq!(
             &row.usage_map(FULL)[..row.cdb_length()],
-            *expected,
+            &cdb[..expected.len()],
             "{}",
             row.name
         );

@@ -10,6 +10,8 @@ use crate::{Command, Outcome};
 
 /// EVPD of INQUIRY.
 const EVPD: u8 = 0x01;
+/// NORMACA in byte 3 of standard INQUIRY data: NACA may be set.
+const NORMACA: u8 = 0x20;
 /// DESC of REQUEST SENSE.
 const DESC: u8 = 0x01;
 
@@ -24,6 +26,9 @@ pub(super) fn inquiry(lu: &dyn Primary, command: Command<'_>) -> Outcome {
         (false, 0) => {
             lu.inquiry(data);
             ports::complete_inquiry(data, &known);
+            if let Some(flags) = data.get_mut(3) {
+                *flags |= NORMACA;
+            }
         }
         (true, code::SUPPORTED_PAGES) => {
             let mut codes = vec![code::SUPPORTED_PAGES, code::SCSI_PORTS];

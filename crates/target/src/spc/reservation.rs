@@ -96,6 +96,7 @@ pub(super) fn persistent_out(lu: &dyn Primary, command: &Command<'_>) -> Result<
 
 /// What was begun before a change of the reservations does not go on after it: the commands of those who were thrown
 /// out are over (SC-044), and so are the steps of copies. The reservation is in force already, so nothing follows them.
+/// The auto contingent allegiances of those who were thrown out end, too.
 async fn settle(
     state: Arc<LuState>,
     aborter: Option<Aborter>,
@@ -107,6 +108,9 @@ async fn settle(
             && !preempted.is_empty()
         {
             aborter(preempted.clone()).await;
+            for &nexus in preempted {
+                state.clear_aca(nexus);
+            }
         }
         if let Some(over) = state.visits_over() {
             over.await;

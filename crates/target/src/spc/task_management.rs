@@ -4,8 +4,8 @@ use crate::{Command, Outcome};
 
 /// REPD in byte 2 of the CDB: the extended format.
 const EXTENDED: u8 = 0x80;
-/// ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, QUERY TASK. Not CLEAR ACA: there is no ACA.
-const FUNCTIONS: u8 = 0x80 | 0x40 | 0x10 | 0x08 | 0x04;
+/// ABORT TASK, ABORT TASK SET, CLEAR ACA, CLEAR TASK SET, LOGICAL UNIT RESET, QUERY TASK.
+const FUNCTIONS: u8 = 0x80 | 0x40 | 0x20 | 0x10 | 0x08 | 0x04;
 /// QUERY TASK SET, I_T NEXUS RESET.
 const MORE_FUNCTIONS: u8 = 0x02 | 0x01;
 /// Bytes that the extended format has more: timeouts, none of which is indicated.

@@ -30,6 +30,7 @@ pub const REQUEST: usize = 2;
 pub const SIMPLE: u8 = 0;
 pub const ORDERED: u8 = 1;
 pub const HEAD_OF_QUEUE: u8 = 2;
+pub const ACA: u8 = 3;
 
 pub fn workers(count: usize) -> Arc<Workers> {
     Workers::start(WorkersConfig {

@@ -4,6 +4,7 @@
     reason = "sizes in these tests are small"
 )]
 
+mod allegiance;
 mod copies;
 mod events;
 mod fake;
