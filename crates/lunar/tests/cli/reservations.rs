@@ -1,6 +1,6 @@
 //! Two guests share a disk over two controllers, and keep each other from it with persistent reservations.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lunar_initiator::{Address, Command, Data, Initiator, Options, Response, TaskAttribute};
 use lunar_initiator::{Tag, response};
@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::program::{Place, Server, stderr};
 
 const BLOCK: usize = 512;
-/// How long an operation of the slow drive takes.
+/// How long an operation of the slow drive takes at least.
 const SLOW: Duration = Duration::from_millis(600);
 
 /// Service actions of PERSISTENT RESERVE OUT.
@@ -248,28 +248,45 @@ fn a_reservation_keeps_out_whom_its_type_says_until_it_is_released() {
     }
 }
 
+/// Plays a scene with a disk whose operations take a while. It says whether it has caught commands on their way; if they
+/// were over too soon, it is played again with a slower disk.
+fn with_slow_disk(scene: impl Fn(Guest, Guest) -> bool) {
+    let caught = [1, 10, 50].into_iter().any(|slower| {
+        let place = Place::new();
+        let node = format!(
+            "null-co,node-name=d,latency-ns={}",
+            (SLOW * slower).as_nanos()
+        );
+        let _server = serve(&place, &node);
+        let (a, b) = guests(&place);
+        scene(a, b)
+    });
+    assert!(caught, "commands are always over before they are aborted");
+}
+
 #[test]
 fn preempt_and_abort_is_over_when_the_victims_commands_are() {
-    let place = Place::new();
-    let node = format!("null-co,node-name=d,latency-ns={}", SLOW.as_nanos());
-    let _server = serve(&place, &node);
-    let (mut a, mut b) = guests(&place);
-    assert_eq!(a.out(REGISTER, 0, (0, 1)), Good);
-    assert_eq!(b.out(REGISTER, 0, (0, 2)), Good);
-    assert_eq!(b.out(RESERVE, 1, (2, 0)), Good);
-    b.submit_writes(12);
-    b.is_under_way();
-    let begun = Instant::now();
-    assert_eq!(a.out(PREEMPT_AND_ABORT, 3, (1, 2)), Good);
-    assert!(begun.elapsed() < 3 * SLOW, "it waits for nothing else");
-    assert_eq!(b.over(), [Aborted; 12], "before the answer");
-    assert_eq!(b.write(), Conflict);
-    let mut heard = b.hears();
-    heard.sort_by_key(|attention| *attention == COMMANDS_CLEARED);
-    assert_eq!(heard, [REGISTRATIONS_PREEMPTED, COMMANDS_CLEARED]);
-    assert_eq!((b.read(), b.write()), (Conflict, Conflict));
-    assert_eq!(b.out(RESERVE, 1, (2, 0)), Conflict, "no longer registered");
-    assert_eq!((a.hears(), a.write()), (vec![], Good));
+    with_slow_disk(|mut a, mut b| {
+        assert_eq!(a.out(REGISTER, 0, (0, 1)), Good);
+        assert_eq!(b.out(REGISTER, 0, (0, 2)), Good);
+        assert_eq!(b.out(RESERVE, 1, (2, 0)), Good);
+        b.submit_writes(12);
+        b.is_under_way();
+        assert_eq!(a.out(PREEMPT_AND_ABORT, 3, (1, 2)), Good);
+        let over = b.over();
+        if over.contains(&Good) {
+            return false;
+        }
+        assert_eq!(over, [Aborted; 12], "before the answer");
+        assert_eq!(b.write(), Conflict);
+        let mut heard = b.hears();
+        heard.sort_by_key(|attention| *attention == COMMANDS_CLEARED);
+        assert_eq!(heard, [REGISTRATIONS_PREEMPTED, COMMANDS_CLEARED]);
+        assert_eq!((b.read(), b.write()), (Conflict, Conflict));
+        assert_eq!(b.out(RESERVE, 1, (2, 0)), Conflict, "no longer registered");
+        assert_eq!((a.hears(), a.write()), (vec![], Good));
+        true
+    });
 }
 
 #[test]
@@ -299,28 +316,27 @@ fn preempt_and_abort_passes_and_ends_an_auto_contingent_allegiance_of_its_victim
 
 #[test]
 fn preempt_and_abort_ends_those_who_wait_in_line() {
-    let place = Place::new();
-    let node = format!("null-co,node-name=d,latency-ns={}", SLOW.as_nanos());
-    let _server = serve(&place, &node);
-    let (mut a, mut b) = guests(&place);
-    assert_eq!(a.out(REGISTER, 0, (0, 1)), Good);
-    assert_eq!(b.out(REGISTER, 0, (0, 2)), Good);
-    assert_eq!(a.out(RESERVE, 5, (1, 0)), Good);
-    b.submit_writes(2);
-    let compare = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
-    let data = [0; 2 * BLOCK];
-    b.submit(&compare, Data::Out(&data), TaskAttribute::Simple);
-    b.submit_writes(2);
-    b.is_under_way();
-    let begun = Instant::now();
-    assert_eq!(a.out(PREEMPT_AND_ABORT, 5, (1, 2)), Good);
-    assert!(
-        begun.elapsed() < 2 * SLOW,
-        "it does not stand in line itself"
-    );
-    assert_eq!(b.over(), [Aborted; 5], "before the answer");
-    assert_eq!(b.write(), Conflict);
-    assert_eq!(a.write(), Good);
+    with_slow_disk(|mut a, mut b| {
+        assert_eq!(a.out(REGISTER, 0, (0, 1)), Good);
+        assert_eq!(b.out(REGISTER, 0, (0, 2)), Good);
+        assert_eq!(a.out(RESERVE, 5, (1, 0)), Good);
+        b.submit_writes(2);
+        let compare = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
+        let data = [0; 2 * BLOCK];
+        b.submit(&compare, Data::Out(&data), TaskAttribute::Simple);
+        b.submit_writes(2);
+        b.is_under_way();
+        // If it stood in line itself, they would be over as if nothing had happened.
+        assert_eq!(a.out(PREEMPT_AND_ABORT, 5, (1, 2)), Good);
+        let over = b.over();
+        if over.contains(&Good) {
+            return false;
+        }
+        assert_eq!(over, [Aborted; 5], "before the answer");
+        assert_eq!(b.write(), Conflict);
+        assert_eq!(a.write(), Good);
+        true
+    });
 }
 
 #[test]
