@@ -16,7 +16,7 @@ use lunar_scsi::table::Direction;
 use lunar_scsi::{AdditionalSense, Status, decode};
 use lunar_sgl::Sgl;
 use lunar_target::spc::Primary;
-use lunar_target::{Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Path, Seen, begin};
+use lunar_target::{Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Path, Seen, Then, begin};
 use model::Model;
 
 #[path = "../../crates/devices/tests/support/model.rs"]
@@ -206,7 +206,11 @@ async fn one(
             Some(disk.finish(&op, result))
         }
         // Nothing else runs here: a command is always alone, and there is nobody to wait for.
-        Outcome::Task(task) | Outcome::Exclusive(_, task) => Some(task.await),
+        Outcome::Task(task) => Some(task.await),
+        Outcome::Exclusive(_, steps) => Some(match steps.await {
+            Then::Done(completion) => completion,
+            Then::Rest(task) => task.await,
+        }),
         Outcome::Wait(_) => unreachable!(),
     }
 }

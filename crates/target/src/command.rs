@@ -200,7 +200,7 @@ pub enum Outcome {
     /// Several steps: run this, it makes the completion (it moves its data itself).
     Task(Task),
     /// The same, when no other command that overlaps is running, and none starts until it is over, whoever sends it.
-    Exclusive(Extent, Task),
+    Exclusive(Extent, Alone),
     /// Somebody wants to be alone with what the command may touch: wait in line with [`Place::shared`](crate::Place),
     /// then begin the command again, as one that was [admitted](Command::admitted). Nothing was done.
     Wait(Extent),
@@ -208,6 +208,18 @@ pub enum Outcome {
 
 /// A command of several steps. It must be run to its end: an operation in flight uses the guest's buffers.
 pub type Task = Pin<Box<dyn Future<Output = Completion>>>;
+
+/// The steps of a command that has to be alone.
+pub type Alone = Pin<Box<dyn Future<Output = Then>>>;
+
+/// What follows when a command need not be alone any more.
+pub enum Then {
+    /// It is over.
+    Done(Completion),
+    /// The rest of its steps. Others run beside it, and whoever wants to be alone does not wait for it: the unit itself
+    /// sees to it that they do not disturb each other.
+    Rest(Task),
+}
 
 impl Outcome {
     /// GOOD at once.
@@ -229,6 +241,11 @@ impl Outcome {
     /// Several steps that are one to everybody else: nothing that overlaps runs meanwhile, on any queue, nexus or worker.
     /// The task must come to its end whatever other commands do.
     pub fn exclusive(extent: Extent, steps: impl Future<Output = Completion> + 'static) -> Outcome {
+        Outcome::exclusive_first(extent, async { Then::Done(steps.await) })
+    }
+
+    /// The same for a command that has to be alone only at its beginning.
+    pub fn exclusive_first(extent: Extent, steps: impl Future<Output = Then> + 'static) -> Outcome {
         Outcome::Exclusive(extent, Box::pin(steps))
     }
 }

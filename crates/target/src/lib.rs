@@ -39,7 +39,7 @@ pub use access::Alua;
 pub use allegiance::{Fault, Manner};
 pub use attention::UnitAttention;
 pub use command::{
-    Aborter, Command, Completion, Ended, Outcome, Reached, Task, Visitor, encode_sense,
+    Aborter, Alone, Command, Completion, Ended, Outcome, Reached, Task, Then, Visitor, encode_sense,
 };
 pub use flow::{begin, begin_absent, begin_report_luns};
 pub use line::{Extent, Place, Rank, Ticket, overlap};

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use lunar_reactor::{Remote, Token};
-use lunar_target::{Ended, Extent, LogicalUnit, NexusId, Task, Ticket};
+use lunar_target::{Alone, Ended, Extent, LogicalUnit, NexusId, Ticket};
 
 use crate::barrier::Barrier;
 use crate::wire::CDB;
@@ -28,7 +28,7 @@ pub(crate) enum Pending {
     /// It is begun.
     Command([u8; CDB]),
     /// It has begun, and its steps are run.
-    Task(Task, Ended),
+    Steps(Alone, Ended),
 }
 
 /// The slot of a command, as others reach it.

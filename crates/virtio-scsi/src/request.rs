@@ -10,7 +10,7 @@ use lunar_scsi::mode::ErrorSpread;
 use lunar_scsi::{Cdb, Status};
 use lunar_target::{
     Command, Completion, Ended, Extent, Fault, Manner, NexusId, Outcome, Place, Rank, Reached,
-    Task, Ticket, begin, begin_absent, begin_report_luns, encode_sense, overlap,
+    Then, Ticket, begin, begin_absent, begin_report_luns, encode_sense, overlap,
 };
 
 use crate::barrier::Barrier;
@@ -75,8 +75,9 @@ pub(crate) struct Slot {
     place: Option<Place>,
     /// It may end other nexuses' commands, and wait for that.
     pub aborts: bool,
-    /// What it does to a medium are visits: those who want to be alone need not wait for all of it.
-    visits: bool,
+    /// Those who want to be alone need not wait for all of it: what it does to a medium are visits, or its unit keeps them
+    /// out.
+    aside: bool,
     /// How it ends instead of its own way: a task management function has ended it.
     pub ended: Option<End>,
     /// Whoever waits for its end.
@@ -87,8 +88,8 @@ enum Stage {
     Free,
     /// One block operation.
     Io(Op),
-    /// A task, which leaves its completion here, and is told there when it was ended.
-    Task(Rc<Cell<Option<Completion>>>, Ended),
+    /// A task, which leaves here what follows, and is told there when it was ended.
+    Task(Rc<Cell<Option<Then>>>, Ended),
     /// It waits for its turn.
     Parked(Box<Parked>),
     /// It has failed with this, and waits for the end of the commands that it takes with it (QERR), or of all (ACA).
@@ -153,7 +154,7 @@ impl Requests {
     #[inline]
     pub fn resume(&mut self, ring: &mut Ring, bench: &Bench, number: usize, result: i32) {
         if let Some(slot) = self.slots.get_mut(number)
-            && let Some(completion) = slot.resume(ring.token(number), result)
+            && let Some(completion) = slot.resume(bench, ring.token(number), result)
         {
             self.end(ring, bench, number, End::Completed(completion));
         }
@@ -242,7 +243,7 @@ impl Slot {
             place: None,
             ended: None,
             aborts: false,
-            visits: false,
+            aside: false,
             waiting: Vec::new(),
         }
     }
@@ -367,18 +368,18 @@ impl Slot {
             (None, Address::ReportLuns { .. }) => begin_report_luns(command),
         };
         self.aborts = aborts.get();
-        self.visits = visits.get();
+        self.aside = visits.get();
         match outcome {
             Outcome::Io(op) => self.start_io(op, token),
             Outcome::Done(completion) => Some(self.reply(completion, &bench.reply)),
             Outcome::Overrun => Some(End::Transport(Response::Overrun)),
             Outcome::Task(task) => {
                 let ended = std::mem::take(&mut bench.ended);
-                self.run(bench, token, task, ended)
+                self.run(bench, token, async { Then::Done(task.await) }, ended)
             }
-            Outcome::Exclusive(extent, task) => {
+            Outcome::Exclusive(extent, steps) => {
                 let ended = std::mem::take(&mut bench.ended);
-                self.queue_alone(bench, token, extent, Pending::Task(task, ended))
+                self.queue_alone(bench, token, extent, Pending::Steps(steps, ended))
             }
             Outcome::Wait(extent) => {
                 if self.queue_beside(bench, (token, rank), extent, cdb) {
@@ -391,15 +392,21 @@ impl Slot {
     }
 
     /// Runs the steps of a command.
-    fn run(&mut self, bench: &Bench, token: Token, task: Task, ended: Ended) -> Option<End> {
+    fn run(
+        &mut self,
+        bench: &Bench,
+        token: Token,
+        steps: impl Future<Output = Then> + 'static,
+        ended: Ended,
+    ) -> Option<End> {
         if self.unit.as_ref().is_some_and(|u| u.gone.get().is_some()) {
             ended.hurry();
         }
-        let completion = Rc::new(Cell::new(None));
-        self.stage = Stage::Task(completion.clone(), ended);
+        let then = Rc::new(Cell::new(None));
+        self.stage = Stage::Task(then.clone(), ended);
         let reactor = bench.reactor.clone();
         bench.reactor.spawn(async move {
-            completion.set(Some(task.await));
+            then.set(Some(steps.await));
             reactor.deliver(token, 0);
         });
         None
@@ -421,7 +428,7 @@ impl Slot {
             // It has waited until now, and does not join the line anew.
             (Some(place), _) => place.singled_out(extent.clone(), seat.turn()),
             (None, Pending::Command(_)) => Place::ordered(&unit.unit, seat.turn()),
-            (None, Pending::Task(..)) => Place::exclusive(&unit.unit, extent.clone(), seat.turn()),
+            (None, Pending::Steps(..)) => Place::exclusive(&unit.unit, extent.clone(), seat.turn()),
         };
         self.place = Some(place);
         self.stage = Stage::Parked(Box::new(Parked { extent, what }));
@@ -478,12 +485,12 @@ impl Slot {
             return None;
         };
         let end = match parked.what {
-            Pending::Task(task, ended) => {
+            Pending::Steps(steps, ended) => {
                 // It was looked at when it came; that it could begin is news.
                 let refusal = unit.unit.state().aca_refusal(port.nexus, self.manner);
                 match refusal {
                     Some(status) => Some(End::Completed(Completion::refused(status))),
-                    None => self.run(bench, token, task, ended),
+                    None => self.run(bench, token, steps, ended),
                 }
             }
             Pending::Command(cdb) => {
@@ -508,9 +515,9 @@ impl Slot {
                 let end = asked.offset.saturating_add(asked.len);
                 overlap(&fence.extent, &Some(asked.offset..end))
             }
-            // Those that change no medium while they wait for other commands, or only by visits, would make a circle of
-            // those who wait for each other.
-            Stage::Task(..) => fence.in_order || !(self.visits || self.aborts),
+            // Those that wait for other commands to this unit or another one would make a circle of those who wait for each
+            // other.
+            Stage::Task(..) => fence.in_order || !(self.aside || self.aborts),
         };
         if collides {
             self.waiting.push(fence.over.clone());
@@ -560,10 +567,19 @@ impl Slot {
     }
 
     #[inline]
-    fn resume(&mut self, token: Token, result: i32) -> Option<Completion> {
+    fn resume(&mut self, bench: &Bench, token: Token, result: i32) -> Option<Completion> {
         match &mut self.stage {
             Stage::Free | Stage::Parked(_) | Stage::Failed(_) => None,
-            Stage::Task(completion, _) => completion.take(),
+            Stage::Task(then, ended) => match then.take()? {
+                Then::Done(completion) => Some(completion),
+                Then::Rest(task) => {
+                    let ended = ended.clone();
+                    self.aside = true;
+                    self.place = None;
+                    self.run(bench, token, async { Then::Done(task.await) }, ended);
+                    None
+                }
+            },
             Stage::Io(op) => {
                 let unit = self.unit.as_ref()?;
                 match unit.io.as_ref()?.resume(op, token, result) {
@@ -620,7 +636,7 @@ impl Slot {
         if self.manner.aca.is_some() {
             self.leave_allegiance();
         }
-        (self.aborts, self.visits) = (false, false);
+        (self.aborts, self.aside) = (false, false);
         self.unit = None;
     }
 

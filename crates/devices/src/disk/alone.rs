@@ -10,13 +10,13 @@ use std::sync::Arc;
 use lunar_block::{Buffer, OpKind};
 use lunar_scsi::Sense;
 use lunar_sgl::Sgl;
-use lunar_target::{Command, Completion, Outcome};
+use lunar_target::{Command, Outcome};
 
 #[cfg(doc)]
 use super::DiskConfig;
 use super::Unit;
 use super::medium::{CHUNK, Medium, chunks};
-use super::transfer::{Extent, length_field};
+use super::transfer::{Extent, complete, length_field};
 use super::verify::{Against, compare};
 
 /// Either all of the data that the initiator expects is there, and is replaced, or nothing happens.
@@ -43,7 +43,7 @@ pub(super) fn compare_and_write(unit: &Arc<Unit>, command: &Command<'_>) -> Resu
     let fua = cdb.fua() || !unit.write_cache();
     let block = u64::from(unit.limits.block_size());
     let medium = Medium::of(unit, command)?;
-    Ok(alone(extent, async move {
+    Ok(alone(unit, extent, async move {
         compare(&medium, extent, Against::Bytes(data), block).await?;
         let new = data.slice(len / 2, len / 2);
         medium
@@ -67,7 +67,7 @@ pub(super) fn or_write(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outcom
     }
     let fua = command.fields().fua() || !unit.write_cache();
     let medium = Medium::of(unit, command)?;
-    Ok(alone(extent, async move {
+    Ok(alone(unit, extent, async move {
         let mut buffer = Buffer::new(CHUNK as usize);
         let mut ones = vec![0; CHUNK as usize];
         let mut done = 0;
@@ -113,7 +113,7 @@ pub(super) fn write_atomic(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Ou
     }
     let fua = cdb.fua() || !unit.write_cache();
     let medium = Medium::of(unit, command)?;
-    Ok(alone(extent, async move {
+    Ok(alone(unit, extent, async move {
         let data = data.slice(0, len);
         medium
             .run_list(OpKind::Write { fua }, extent.offset, data)
@@ -127,13 +127,20 @@ fn sent(data: Sgl, len: u64) -> Option<usize> {
     usize::try_from(len).ok().filter(|&len| len <= data.len())
 }
 
-/// A task that has its blocks for itself.
-fn alone(extent: Extent, steps: impl Future<Output = Result<usize, Sense>> + 'static) -> Outcome {
+/// A task that has its blocks for itself. While it waited for them the disk may have been stopped or erased.
+fn alone(
+    unit: &Arc<Unit>,
+    extent: Extent,
+    steps: impl Future<Output = Result<usize, Sense>> + 'static,
+) -> Outcome {
+    let unit = Arc::clone(unit);
     let range = extent.offset..extent.offset + extent.len;
-    Outcome::exclusive(Some(range), async move {
-        match steps.await {
-            Ok(transferred) => Completion::good(transferred),
-            Err(sense) => Completion::check(sense),
-        }
-    })
+    Outcome::exclusive(
+        Some(range),
+        complete(async move {
+            unit.power.ready()?;
+            unit.writable()?;
+            steps.await
+        }),
+    )
 }

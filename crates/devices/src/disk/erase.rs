@@ -12,12 +12,12 @@ use std::time::Duration;
 use lunar_block::{Buffer, Op, OpKind};
 use lunar_scsi::be::{u8_at, u16_at, u32_at};
 use lunar_scsi::{AdditionalSense, Sense};
-use lunar_target::{Command, Outcome};
+use lunar_target::{Command, Completion, Outcome, Then};
 
 use super::background::Running;
 use super::medium::{CHUNK, Medium, chunks};
 use super::power::State;
-use super::transfer::{exclusive, task};
+use super::transfer::{complete, task};
 use super::{Unit, error};
 use crate::{ConfigError, Sidecar};
 
@@ -320,7 +320,8 @@ fn exit_failure_mode(unit: &Arc<Unit>) -> Result<Outcome, Sense> {
     }))
 }
 
-/// Takes the medium, notes the work, and begins it.
+/// Takes the medium, notes the work, and begins it. Whatever was being read or written is over by then: nothing that
+/// began before lands on an erased block. What waits in line meanwhile finds that the medium is taken.
 fn start(
     unit: &Arc<Unit>,
     command: &Command<'_>,
@@ -328,16 +329,14 @@ fn start(
     immediate: bool,
     sent: usize,
 ) -> Result<Outcome, Sense> {
-    let from = unit.power.state();
-    // After a failure the same kind of work may be tried again.
-    if from != work_again(&work) {
-        unit.power.ready()?;
-    }
+    possible(unit, &work)?;
     let medium = Medium::of(unit, command)?;
     let busy = || Sense::not_ready(AdditionalSense::OPERATION_IN_PROGRESS);
     let running = Running::begin(unit).ok_or_else(busy)?;
     let (unit, ended) = (Arc::clone(unit), command.ended.clone());
-    let steps = async move {
+    let begin = async move {
+        // The line may have been long.
+        possible(&unit, &work)?;
         let before = unit.eraser.work();
         unit.power.set_progress(0);
         unit.power.set(work.state());
@@ -352,24 +351,37 @@ fn start(
         let working = Arc::clone(&unit);
         let medium = medium.in_background();
         reactor.spawn(carry_out(working, medium, work, running));
-        if immediate {
-            return Ok(sent);
-        }
-        // It goes on if this is ended.
-        while unit.background.is_running() && !ended.is_set() {
-            reactor.sleep(Duration::from_millis(2)).await;
-        }
-        match unit.power.state() {
-            State::FormatFailed | State::SanitizeFailed => unit.power.test().map(|()| sent),
-            _ => Ok(sent),
-        }
+        Ok(complete(async move {
+            // It goes on if this is ended.
+            while !immediate && unit.background.is_running() && !ended.is_set() {
+                reactor.sleep(Duration::from_millis(2)).await;
+            }
+            match unit.power.state() {
+                State::FormatFailed | State::SanitizeFailed if !immediate => {
+                    unit.power.test().map(|()| sent)
+                }
+                _ => Ok(sent),
+            }
+        }))
     };
-    Ok(if immediate {
-        // Whatever was being written when it begins is over by then.
-        exclusive(steps)
-    } else {
-        task(steps)
-    })
+    Ok(Outcome::exclusive_first(None, async {
+        match begin.await {
+            Ok(rest) => Then::Rest(Box::pin(rest)),
+            Err(sense) => Then::Done(Completion::check(sense)),
+        }
+    }))
+}
+
+/// Whether the medium can be taken: after a failure the same kind of work may be tried again.
+///
+/// # Errors
+/// Why not.
+fn possible(unit: &Unit, work: &Work) -> Result<(), Sense> {
+    unit.writable()?;
+    if unit.power.state() == work_again(work) {
+        return Ok(());
+    }
+    unit.power.ready()
 }
 
 fn work_again(work: &Work) -> State {

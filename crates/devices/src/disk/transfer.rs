@@ -135,17 +135,12 @@ fn several_steps(
     Ok(task(steps))
 }
 
-/// The same as [`task`], with the whole unit for itself.
-pub(super) fn exclusive(steps: impl Future<Output = Result<usize, Sense>> + 'static) -> Outcome {
-    Outcome::exclusive(None, complete(steps))
-}
-
 /// A task whose steps end with the number of bytes moved, or with sense data.
 pub(super) fn task(steps: impl Future<Output = Result<usize, Sense>> + 'static) -> Outcome {
     Outcome::task(complete(steps))
 }
 
-async fn complete(steps: impl Future<Output = Result<usize, Sense>>) -> Completion {
+pub(super) async fn complete(steps: impl Future<Output = Result<usize, Sense>>) -> Completion {
     match steps.await {
         Ok(transferred) => Completion::good(transferred),
         Err(sense) => Completion::check(sense),

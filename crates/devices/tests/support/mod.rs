@@ -25,7 +25,7 @@ use lunar_scsi::{AdditionalSense, Sense, SenseKey, Status};
 use lunar_sgl::Sgl;
 use lunar_target::spc::Primary;
 use lunar_target::{
-    Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Path, Reached, Seen, begin,
+    Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Path, Reached, Seen, Then, begin,
 };
 
 pub const A: NexusId = NexusId(1);
@@ -329,7 +329,11 @@ impl Bench {
                 self.disk.finish(&op, result)
             }
             // Nothing else runs here: a command is always alone.
-            Outcome::Task(task) | Outcome::Exclusive(_, task) => task.await,
+            Outcome::Task(task) => task.await,
+            Outcome::Exclusive(_, steps) => match steps.await {
+                Then::Done(completion) => completion,
+                Then::Rest(task) => task.await,
+            },
             Outcome::Wait(_) => unreachable!("there is nobody to wait for"),
         };
         assert_eq!(

@@ -6,6 +6,7 @@
 
 mod allegiance;
 mod copies;
+mod erasing;
 mod events;
 mod fake;
 mod harness;
