@@ -143,6 +143,13 @@ impl Sidecar {
         self.apart(move || sidecar.remove()).await
     }
 
+    /// Why a record that is whole and the unit's own, but makes no sense, is not used.
+    pub(crate) fn senseless(&self) -> SidecarError {
+        let remedy =
+            "was written by another version; use that, or remove it if what it says can be lost";
+        self.0.refuse(remedy.into())
+    }
+
     async fn apart(
         &self,
         work: impl FnOnce() -> Result<(), SidecarError> + Send + 'static,

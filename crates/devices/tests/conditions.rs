@@ -12,7 +12,7 @@ mod support;
 use std::path::PathBuf;
 
 use lunar_block::{Error, OpKind};
-use lunar_devices::DiskConfig;
+use lunar_devices::{Disk, DiskConfig, Sidecar};
 use lunar_target::LogicalUnit;
 use support::*;
 
@@ -256,6 +256,72 @@ fn a_sanitize_that_was_interrupted_goes_on_after_a_restart() {
 }
 
 #[test]
+fn a_note_of_an_erasure_that_cannot_be_read_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("disk.img");
+    let note = Sidecar::new(Sidecar::beside(&image, "sanitize"), b"");
+    // Nothing, half of it, a kind or a flag of the future, no pass, no pattern where there is to be one.
+    for record in [
+        &[][..],
+        &[1, 1],
+        &[2, 1, 0],
+        &[1, 1, 0x10],
+        &[1, 0, 0],
+        &[1, 1, 0x08],
+        &[1, 1, 0, 9],
+    ] {
+        note.store(record).unwrap();
+        let error = Disk::new(beside(image.clone()), crate::image()).unwrap_err();
+        assert!(
+            error.to_string().contains("disk.img.lunar-sanitize"),
+            "{error}"
+        );
+        assert!(note.path().exists(), "{record:?}");
+    }
+    note.store(&[1, 1, 0]).unwrap();
+    Disk::new(beside(image.clone()), crate::image()).unwrap();
+}
+
+#[test]
+fn a_failed_sanitize_is_still_failed_after_a_restart() {
+    on_reactor(|reactor| async move {
+        let dir = tempfile::tempdir().unwrap();
+        let config = beside(dir.path().join("disk.img"));
+        let failed = (0x3, 0x31, 0x03);
+        let exit = [0x48, 0x1F, 0, 0, 0, 0, 0, 0, 0, 0];
+        for (ause, can_exit) in [(0x00, false), (0x20, true)] {
+            let disk = Bench::new(reactor.clone(), written(), config.clone())
+                .settled()
+                .await;
+            *disk.image.failure.lock().unwrap() = Some(Error::Io("broken".into(), libc::EIO));
+            let erase = [0x48, ause | 0x02, 0, 0, 0, 0, 0, 0, 0, 0];
+            assert_eq!(disk.ask(&erase, 0).await.code(), failed);
+            drop(disk);
+
+            let again = Bench::new(reactor.clone(), written(), config.clone());
+            let path = lunar_target::Path::new(lunar_scsi::reservation::TransportId(1), 1);
+            again.disk.state().add_nexus(A, path).unwrap();
+            again.ask(&TEST_UNIT_READY, 0).await.sense();
+            assert_eq!(again.ask(&TEST_UNIT_READY, 0).await.code(), failed);
+            assert_eq!(again.ask(&READ, 512).await.code(), failed);
+            if can_exit {
+                again.ask(&exit, 0).await.good();
+                assert_eq!(
+                    again.ask(&READ, 512).await.good(),
+                    [1; 512],
+                    "left as it was"
+                );
+            } else {
+                assert_eq!(again.ask(&exit, 0).await.code(), INVALID_FIELD);
+                again.ask(&erase, 0).await.good();
+                assert_eq!(again.ask(&READ, 512).await.good(), [0; 512]);
+            }
+            assert!(!dir.path().join("disk.img.lunar-sanitize").exists());
+        }
+    });
+}
+
+#[test]
 fn without_a_place_for_a_note_sanitize_does_not_exist() {
     let image = Recorder::new(SIZE);
     image.info.lock().unwrap().volatile = false;
@@ -490,7 +556,7 @@ fn saved_mode_pages_and_the_name_of_the_disk_outlive_a_restart() {
             ..config
         };
         let image: std::sync::Arc<dyn lunar_block::Image> = image();
-        let error = lunar_devices::Disk::new(other, image).unwrap_err();
+        let error = Disk::new(other, image).unwrap_err();
         assert!(
             error
                 .to_string()

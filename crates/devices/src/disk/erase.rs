@@ -39,8 +39,8 @@ pub(super) struct Work {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Format,
-    Sanitize,
+    Format = 0,
+    Sanitize = 1,
 }
 
 impl Work {
@@ -67,23 +67,26 @@ impl Work {
         record
     }
 
+    /// `None` for what [`to_record`](Work::to_record) never makes.
     fn from_record(record: &[u8]) -> Option<Work> {
         let [kind, passes, flags, pattern @ ..] = record else {
             return None;
         };
         let flag = |bit: u8| flags >> bit & 1 == 1;
-        Some(Work {
-            kind: if *kind == Kind::Format as u8 {
-                Kind::Format
-            } else {
-                Kind::Sanitize
+        let work = Work {
+            kind: match kind {
+                0 => Kind::Format,
+                1 => Kind::Sanitize,
+                _ => return None,
             },
             passes: *passes,
             invert: flag(0),
             exit_allowed: flag(1),
             failed: flag(2),
-            pattern: flag(3).then(|| pattern.to_vec()).filter(|p| !p.is_empty()),
-        })
+            pattern: flag(3).then(|| pattern.to_vec()),
+        };
+        let makes_sense = work.passes != 0 && work.pattern.as_ref().is_none_or(|p| !p.is_empty());
+        (makes_sense && work.to_record() == record).then_some(work)
     }
 }
 
@@ -98,13 +101,17 @@ impl Eraser {
     /// Looks for unfinished work beside the image. The note is the image's, whatever unit shows it.
     pub(super) fn find(image: Option<&Path>) -> Result<Eraser, ConfigError> {
         let note = image.map(|image| Sidecar::new(Sidecar::beside(image, "sanitize"), b""));
-        let record = match &note {
-            Some(note) => note.load().map_err(ConfigError::sidecar)?,
-            None => None,
-        };
+        let mut work = None;
+        if let Some(note) = &note
+            && let Some(record) = note.load().map_err(ConfigError::sidecar)?
+        {
+            // Whatever it was meant to say, the medium may be half erased.
+            let unknown = || ConfigError::sidecar(note.senseless());
+            work = Some(Work::from_record(&record).ok_or_else(unknown)?);
+        }
         Ok(Eraser {
             note,
-            work: Mutex::new(record.as_deref().and_then(Work::from_record)),
+            work: Mutex::new(work),
         })
     }
 
@@ -473,4 +480,41 @@ async fn fill(medium: &Medium, work: &Work, running: &Running) -> Result<bool, S
         medium.run(Op::flush()).await?;
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn work() -> impl Strategy<Value = Work> {
+        let pattern = prop::option::of(prop::collection::vec(any::<u8>(), 1..9));
+        let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+        (flags, pattern, 1u8..32).prop_map(
+            |((format, invert, exit_allowed, failed), pattern, passes)| Work {
+                kind: if format { Kind::Format } else { Kind::Sanitize },
+                pattern,
+                passes,
+                invert,
+                exit_allowed,
+                failed,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn work_is_read_as_it_was_noted(work in work()) {
+            prop_assert_eq!(Work::from_record(&work.to_record()), Some(work));
+        }
+
+        #[test]
+        fn what_is_no_note_of_work_is_not_taken_for_one(record in prop::collection::vec(any::<u8>(), 0..9)) {
+            if let Some(work) = Work::from_record(&record) {
+                prop_assert_eq!(work.to_record(), record);
+                prop_assert!(work.passes != 0);
+            }
+        }
+    }
 }
