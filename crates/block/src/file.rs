@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lunar_reactor::{File, Handle, Syscall, Token};
 use rustix::fs::FallocateFlags;
@@ -27,7 +28,7 @@ pub(crate) struct FileImage {
     shared: Arc<Shared>,
     policy: Policy,
     ledger: Ledger,
-    size: u64,
+    size: AtomicU64,
 }
 
 /// What all data handles of an image have in common.
@@ -49,8 +50,7 @@ pub(crate) fn open(
     Ok(Arc::new(FileImage {
         policy: Policy::new(options, host.can_punch),
         ledger: Ledger::default(),
-        // QEMU's rule: the last sector may be cut short in the file.
-        size: end.checked_next_multiple_of(512).unwrap_or(end),
+        size: AtomicU64::new(whole(end)),
         shared: Arc::new(Shared {
             host,
             patching: tokio::sync::Mutex::new(()),
@@ -58,11 +58,16 @@ pub(crate) fn open(
     }))
 }
 
+/// QEMU's rule: the last sector may be cut short in the file.
+fn whole(end: u64) -> u64 {
+    end.checked_next_multiple_of(512).unwrap_or(end)
+}
+
 impl Image for FileImage {
     fn info(&self) -> Info {
         let host = &self.shared.host;
         Info {
-            size: self.size,
+            size: self.size.load(Ordering::Relaxed),
             read_only: self.policy.read_only,
             request_align: host.align.request.max(host.align.memory),
             discard_granularity: host.granularity,
@@ -93,6 +98,27 @@ impl Image for FileImage {
 
     fn space(&self) -> Option<Space> {
         self.shared.host.space()
+    }
+
+    fn resize(&self, size: u64) -> Result<(), Error> {
+        let host = &self.shared.host;
+        let refuse = |what: &str| Err(Error::Resize(format!("{}: {what}", host.name())));
+        if !host.writable {
+            return refuse("it is open read-only");
+        }
+        if !host.is_device {
+            host.set_end(size)?;
+        } else if whole(host.end()?) != size {
+            return refuse("a block device has the size that the host gives it; change it there");
+        }
+        self.size.store(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn refresh(&self) -> Result<(), Error> {
+        let end = whole(self.shared.host.end()?);
+        self.size.fetch_max(end, Ordering::Relaxed);
+        Ok(())
     }
 
     fn close(&self) -> Result<(), Error> {

@@ -120,6 +120,11 @@ impl HostFile {
         }
     }
 
+    /// Lets the file end elsewhere. What is added is a hole.
+    pub fn set_end(&self, end: u64) -> Result<(), Errno> {
+        fs::ftruncate(&self.fd, end)
+    }
+
     /// Reads `len` bytes; what is behind the end is zero. The buffer may be longer. Blocking, as the next two are.
     pub fn read_blocking(&self, offset: u64, len: usize) -> Result<AlignedBuf, Errno> {
         let block = self.align.request.max(self.align.memory) as usize;

@@ -133,6 +133,28 @@ pub trait Image: Send + Sync + std::fmt::Debug {
     /// longer. Called before the data handles are let go; it does not wait.
     fn end_waits(&self) {}
 
+    /// Gives the image another size, in bytes: a multiple of 512. What is added reads as zeroes, what is cut off is lost.
+    /// Operations may be under way. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Resize`] when it cannot have this size, and the host's errors.
+    fn resize(&self, size: u64) -> Result<(), Error> {
+        let _ = size;
+        Err(Error::Resize(format!(
+            "{}: its size cannot be changed",
+            self.info().name
+        )))
+    }
+
+    /// Looks whether the medium has grown by itself; [`Info::size`] is up to date afterwards. A medium that has shrunk is
+    /// left as it was. Blocking.
+    ///
+    /// # Errors
+    /// The host's.
+    fn refresh(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Makes everything durable and releases the image's lock; called once, when no data handle is left. Blocking.
     ///
     /// # Errors
@@ -188,6 +210,10 @@ pub enum Error {
     /// operation may succeed later.
     #[error("the operation was cancelled")]
     Cancelled,
+
+    /// The image cannot be given that size: the message names the file, and what is wrong.
+    #[error("{0}")]
+    Resize(String),
     /// The image cannot be opened: the message names the file, what is wrong, and the remedy.
     #[error("{0}")]
     Open(String),
@@ -205,6 +231,7 @@ impl Error {
             | Error::OutOfRange
             | Error::Unsupported
             | Error::Cancelled
+            | Error::Resize(_)
             | Error::Open(_) => false,
         }
     }

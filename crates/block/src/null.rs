@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lunar_reactor::{Handle, Token};
@@ -12,7 +13,7 @@ use crate::{DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, S
 /// The image.
 #[derive(Debug)]
 pub(crate) struct Null {
-    size: u64,
+    size: AtomicU64,
     read_zeroes: bool,
     latency: Duration,
     policy: Policy,
@@ -27,7 +28,7 @@ pub(crate) fn open(
     options: &NodeOptions,
 ) -> Arc<dyn Image> {
     Arc::new(Null {
-        size,
+        size: AtomicU64::new(size),
         read_zeroes,
         latency,
         policy: Policy::new(options, true),
@@ -38,7 +39,7 @@ pub(crate) fn open(
 impl Image for Null {
     fn info(&self) -> Info {
         Info {
-            size: self.size,
+            size: self.size.load(Ordering::Relaxed),
             read_only: self.policy.read_only,
             request_align: 1,
             discard_granularity: 4096,
@@ -65,6 +66,11 @@ impl Image for Null {
 
     fn space(&self) -> Option<Space> {
         None
+    }
+
+    fn resize(&self, size: u64) -> Result<(), Error> {
+        self.size.store(size, Ordering::Relaxed);
+        Ok(())
     }
 
     fn close(&self) -> Result<(), Error> {

@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lunar_reactor::{Handle, Token};
 
@@ -18,7 +19,9 @@ use crate::{
 pub(crate) struct Raw {
     file: Arc<dyn Image>,
     offset: u64,
-    size: u64,
+    /// `size=` says how long it is, and it stays so.
+    fixed: bool,
+    size: Arc<AtomicU64>,
     policy: Policy,
     /// Counts for the part, or for the options; unused when the data handles are the file's.
     ledger: Option<Ledger>,
@@ -44,6 +47,7 @@ pub(crate) fn open(
             below.size
         ))
     })?;
+    let fixed = size.is_some();
     let size = size.unwrap_or(rest);
     if size > rest {
         return Err(refuse(format!(
@@ -66,7 +70,8 @@ pub(crate) fn open(
     Ok(Arc::new(Raw {
         file,
         offset,
-        size,
+        fixed,
+        size: Arc::new(AtomicU64::new(size)),
         policy,
         ledger: (!adds_nothing).then(Ledger::default),
     }))
@@ -75,7 +80,7 @@ pub(crate) fn open(
 impl Image for Raw {
     fn info(&self) -> Info {
         Info {
-            size: self.size,
+            size: self.size.load(Ordering::Relaxed),
             ..self.policy.over(self.file.info())
         }
     }
@@ -87,7 +92,7 @@ impl Image for Raw {
             Some(ledger) => Rc::new(RawHandle {
                 inner,
                 offset: self.offset,
-                size: self.size,
+                size: Arc::clone(&self.size),
                 gate: ledger.gate(self.policy),
             }),
         })
@@ -106,12 +111,38 @@ impl Image for Raw {
 
     fn space(&self) -> Option<Space> {
         // Of a part nobody knows.
-        let whole = self.offset == 0 && self.size == self.file.info().size;
+        let whole = self.offset == 0 && self.info().size == self.file.info().size;
         whole.then(|| self.file.space()).flatten()
     }
 
     fn end_waits(&self) {
         self.file.end_waits();
+    }
+
+    fn resize(&self, size: u64) -> Result<(), Error> {
+        let refuse = |what: &str| Error::Resize(format!("{}: {what}", self.file.info().name));
+        if self.policy.read_only {
+            return Err(refuse("it is open read-only"));
+        }
+        if self.fixed {
+            return Err(refuse(
+                "it is a part whose size= is given, which stays as it is",
+            ));
+        }
+        let end = self.offset.checked_add(size);
+        self.file
+            .resize(end.ok_or_else(|| refuse("no file can be so long"))?)?;
+        self.size.store(size, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn refresh(&self) -> Result<(), Error> {
+        self.file.refresh()?;
+        if !self.fixed {
+            let rest = self.file.info().size.saturating_sub(self.offset);
+            self.size.fetch_max(rest, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn close(&self) -> Result<(), Error> {
@@ -122,7 +153,7 @@ impl Image for Raw {
 struct RawHandle {
     inner: Rc<dyn DataHandle>,
     offset: u64,
-    size: u64,
+    size: Arc<AtomicU64>,
     gate: Gate,
 }
 
@@ -143,7 +174,7 @@ impl DataHandle for RawHandle {
         if op.kind != OpKind::Flush {
             // What lies outside the part belongs to somebody else, so here the range is checked.
             match op.offset.checked_add(op.len) {
-                Some(end) if end <= self.size => op.offset += self.offset,
+                Some(end) if end <= self.size.load(Ordering::Relaxed) => op.offset += self.offset,
                 _ => return self.gate.done(Err(Error::OutOfRange)),
             }
         }
@@ -160,7 +191,9 @@ impl DataHandle for RawHandle {
 
     fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {
         match offset.checked_add(len) {
-            Some(end) if end <= self.size => self.inner.allocation(self.offset + offset, len),
+            Some(end) if end <= self.size.load(Ordering::Relaxed) => {
+                self.inner.allocation(self.offset + offset, len)
+            }
             _ => Box::pin(std::future::ready(Err(Error::OutOfRange))),
         }
     }

@@ -230,6 +230,14 @@ impl Image for FaultInjection {
         self.image.space()
     }
 
+    fn resize(&self, size: u64) -> Result<(), Error> {
+        self.image.resize(size)
+    }
+
+    fn refresh(&self) -> Result<(), Error> {
+        self.image.refresh()
+    }
+
     fn close(&self) -> Result<(), Error> {
         self.image.close()
     }

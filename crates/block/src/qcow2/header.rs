@@ -10,7 +10,7 @@ const MAGIC: u32 = 0x5146_49fb;
 /// Length of a version 2 header, and of the part of a version 3 header that everybody knows.
 const LENGTH_V2: u64 = 72;
 const LENGTH_V3: u64 = 104;
-const MAX_L1_BYTES: u64 = 32 << 20;
+pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
 const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 const MAX_NAME: u64 = 1023;
 

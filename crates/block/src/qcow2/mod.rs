@@ -14,8 +14,10 @@ use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
+use imago::format::PreallocateMode;
 use imago::format::builder::FormatDriverBuilder;
 use imago::{DenyImplicitOpenGate, FormatAccess, Mapping};
 use lunar_reactor::{AlignedBuf, Handle, Token};
@@ -49,7 +51,9 @@ pub(crate) struct Qcow2 {
     /// This image's file and those of its backing chain.
     files: Vec<QcowFile>,
     name: String,
-    size: u64,
+    size: AtomicU64,
+    /// Bytes of the image beneath, 0 if there is none.
+    backing: u64,
 }
 
 #[derive(Debug)]
@@ -61,7 +65,7 @@ struct Core {
 /// Opens an image and its backing chain.
 pub(crate) fn open(path: &Path, options: &NodeOptions) -> Result<Arc<dyn Image>, Error> {
     let mut files = Vec::new();
-    let (access, header) = open_layer(path, options, &mut files)?;
+    let (access, header, backing) = open_layer(path, options, &mut files)?;
     // Version 2 has no zero clusters, and so nothing to put in place of a discarded one.
     let policy = Policy::new(options, header.version >= 3);
     Ok(Arc::new(Qcow2 {
@@ -74,16 +78,17 @@ pub(crate) fn open(path: &Path, options: &NodeOptions) -> Result<Arc<dyn Image>,
         files,
         name: path.display().to_string(),
         // QEMU's rule: a last sector that is not whole does not exist.
-        size: header.size / 512 * 512,
+        size: AtomicU64::new(header.size / 512 * 512),
+        backing,
     }))
 }
 
-/// Opens one image of a chain, and what is beneath it.
+/// Opens one image of a chain, and what is beneath it; also says how long the latter is.
 fn open_layer(
     path: &Path,
     options: &NodeOptions,
     files: &mut Vec<QcowFile>,
-) -> Result<(Access, Header), Error> {
+) -> Result<(Access, Header, u64), Error> {
     let name = path.display().to_string();
     let refuse = |what: String| Error::Open(format!("{name}: {what}"));
     let file = open_file(path, options, true, files)?;
@@ -101,6 +106,7 @@ fn open_layer(
         None => None,
         Some(backing) => Some(open_backing(path, backing, options, files)?),
     };
+    let beneath = backing.as_ref().map_or(0, FormatAccess::size);
     let builder = imago::qcow2::Qcow2::<QcowFile>::builder(file)
         .write(!options.read_only)
         .backing(backing)
@@ -110,7 +116,7 @@ fn open_layer(
             "it cannot be opened: {e}; examine it with qemu-img check {name}"
         ))
     })?;
-    Ok((FormatAccess::new(image), header))
+    Ok((FormatAccess::new(image), header, beneath))
 }
 
 fn open_backing(
@@ -153,7 +159,7 @@ fn open_backing(
     };
     match backing.format.as_str() {
         "qcow2" => {
-            let (access, _) = open_layer(&below, &options, files).map_err(explain)?;
+            let (access, ..) = open_layer(&below, &options, files).map_err(explain)?;
             Ok(access)
         }
         "raw" => {
@@ -187,7 +193,7 @@ impl Image for Qcow2 {
     fn info(&self) -> Info {
         let request = self.files.iter().map(|f| f.shared().host.align.request);
         Info {
-            size: self.size,
+            size: self.size.load(Ordering::Relaxed),
             read_only: self.policy.read_only,
             request_align: request.max().unwrap_or(1),
             discard_granularity: u32::try_from(self.core.cluster_size).unwrap_or(65536),
@@ -217,6 +223,21 @@ impl Image for Qcow2 {
     fn space(&self) -> Option<Space> {
         // The layers beneath are not written to. Clusters that are free again inside the file still count: it does not shrink.
         self.files.first()?.shared().host.space()
+    }
+
+    fn resize(&self, size: u64) -> Result<(), Error> {
+        let refuse = |what: &str| Error::Resize(format!("{}: {what}", self.name));
+        if self.policy.read_only {
+            return Err(refuse("it is open read-only"));
+        }
+        // An entry of the first table stands for a table of 8-byte entries, one for each cluster.
+        let cluster = self.core.cluster_size;
+        if size.div_ceil(cluster * (cluster / 8)) > header::MAX_L1_BYTES / 8 {
+            return Err(refuse("that is more than its format can hold"));
+        }
+        block_on(self.core.resize(size, self.backing))?;
+        self.size.store(size, Ordering::Relaxed);
+        Ok(())
     }
 
     fn close(&self) -> Result<(), Error> {
@@ -363,6 +384,18 @@ impl Core {
             offset += len as u64;
         }
         Ok(())
+    }
+
+    /// What is behind the old end of the image beneath would show through a new end, so zeroes are put in its place.
+    async fn resize(&self, size: u64, backing: u64) -> std::io::Result<()> {
+        let mut access = self.access.write().await;
+        if access.size() < backing {
+            let zeroed = size.min(backing);
+            access.resize_grow(zeroed, PreallocateMode::Zero).await?;
+        }
+        access.resize(size, PreallocateMode::None).await?;
+        access.flush().await?;
+        access.sync().await
     }
 
     /// Clusters of the backing chain count as well: they are what a read finds.
