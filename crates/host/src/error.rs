@@ -59,6 +59,22 @@ pub enum Error {
     /// An image cannot be opened, changed or closed.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A size that no image has.
+    #[error("{node:?} cannot have {size} bytes; give a positive multiple of 512")]
+    Size {
+        /// The node.
+        node: String,
+        /// What was asked for.
+        size: u64,
+    },
+    /// An image cannot be given a size, or its size not be found out.
+    #[error("{node:?}")]
+    Resize {
+        /// The node.
+        node: String,
+        /// Why.
+        source: lunar_block::Error,
+    },
     /// An image would lose its end.
     #[error(
         "{node:?} has {from} bytes; what is behind the first {to} would be lost, so it takes force to shrink it"

@@ -1,20 +1,23 @@
 //! The declared objects made real, and kept so.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
-use lunar_vhost_user::{Running, Server};
-use lunar_virtio_scsi::{Controller, ControllerConfig, Workers, WorkersConfig};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+use lunar_vhost_user::Running;
+use lunar_virtio_scsi::{Workers, WorkersConfig};
+use rustix::event::{EventfdFlags, eventfd};
 
-use crate::event::Events;
+use crate::event::{Events, ShutdownReason};
+use crate::growth::Growth;
 use crate::images::Images;
 use crate::keyval::Options;
-use crate::model::{self, Address, Model, Place, Socket};
+use crate::live::Live;
+use crate::model::{Address, Model, Place};
 use crate::query::{ControllerInfo, DeviceInfo, NodeInfo, RunState};
-use crate::units::{self, Units};
-use crate::{Error, Event, Subscription, catalog};
+use crate::units::Units;
+use crate::{Error, Event, Subscription};
 
 /// What holds for the whole server.
 #[derive(Clone, Debug)]
@@ -33,26 +36,10 @@ pub struct Host {
     workers: Arc<Workers>,
     events: Events,
     live: Mutex<Live>,
-}
-
-/// What is declared, and what it is in reality.
-#[derive(Debug)]
-pub(crate) struct Live {
-    pub model: Model,
-    pub images: Images,
-    pub units: Units,
-    /// By bus.
-    pub adapters: BTreeMap<String, Adapter>,
-    /// Devices that are being removed, by their place in the object tree.
-    pub leaving: BTreeSet<String>,
-    pub stopped: bool,
-}
-
-/// A controller and its socket.
-#[derive(Debug)]
-pub(crate) struct Adapter {
-    pub controller: Arc<Controller>,
-    pub server: Option<Running>,
+    growth: Option<Arc<Growth>>,
+    follower: Mutex<Option<JoinHandle<()>>>,
+    /// Somebody wants the server to end.
+    quit: OwnedFd,
 }
 
 impl Host {
@@ -63,13 +50,16 @@ impl Host {
     /// The first thing that cannot be made. Nothing is left then.
     pub fn start(config: Config, model: Model) -> Result<Arc<Host>, Error> {
         let workers = Workers::start(config.workers.clone()).map_err(Error::Workers)?;
+        let quit = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let growth = Growth::new();
         let mut live = Live {
             model,
-            images: Images::default(),
+            images: Images::new(growth.clone()),
             units: Units::default(),
             adapters: BTreeMap::new(),
             leaving: BTreeSet::new(),
-            stopped: false,
+            run: RunState::Running,
+            ended: false,
         };
         let built = live.build(&config, &workers);
         let host = Arc::new(Host {
@@ -77,8 +67,15 @@ impl Host {
             workers,
             events: Events::default(),
             live: Mutex::new(live),
+            growth,
+            follower: Mutex::default(),
+            quit: quit.map_err(|errno| Error::Workers(errno.into()))?,
         });
         built?;
+        if let Some(growth) = &host.growth {
+            let follower = growth.follow(Arc::downgrade(&host));
+            *lock(&host.follower) = Some(follower.map_err(Error::Workers)?);
+        }
         Ok(host)
     }
 
@@ -226,9 +223,76 @@ impl Host {
         live.close(&removed)
     }
 
+    /// Gives a node, or a drive's, another size, in bytes; guests that see it are told. To cut something off takes force.
+    ///
+    /// # Errors
+    /// There is no such node, it cannot have that size, or something would be cut off.
+    pub fn resize(&self, name: &str, size: u64, force: bool) -> Result<(), Error> {
+        let mut live = self.lock()?;
+        let node = live.model.node_of(name)?.name.clone();
+        let image = live.image(&node)?;
+        let from = image.info().size;
+        if !size.is_multiple_of(512) || size == 0 {
+            return Err(Error::Size { node, size });
+        }
+        if size < from && !force {
+            let to = size;
+            return Err(Error::Shrink { node, from, to });
+        }
+        let resized = image.resize(size);
+        // Also if it failed: it may have happened in part.
+        live.sizes_may_have_changed(&node);
+        resized.map_err(|source| Error::Resize { node, source })
+    }
+
+    /// Looks whether a node, or a drive's, has grown without our doing; guests that see it are told.
+    ///
+    /// # Errors
+    /// There is no such node, or it cannot be looked at.
+    pub fn refresh(&self, name: &str) -> Result<(), Error> {
+        let mut live = self.lock()?;
+        let node = live.model.node_of(name)?.name.clone();
+        let refreshed = live.image(&node)?.refresh();
+        live.sizes_may_have_changed(&node);
+        refreshed.map_err(|source| Error::Resize { node, source })
+    }
+
     /// Whether requests are taken.
     pub fn status(&self) -> RunState {
-        RunState::Running
+        self.lock_anyway().run
+    }
+
+    /// Takes no more requests, from any guest: they wait, those in flight complete.
+    ///
+    /// # Errors
+    /// The host has been stopped for good.
+    pub fn pause(&self) -> Result<(), Error> {
+        self.set_run(RunState::Paused)
+    }
+
+    /// Takes requests again.
+    ///
+    /// # Errors
+    /// The host has been stopped for good.
+    pub fn resume(&self) -> Result<(), Error> {
+        self.set_run(RunState::Running)
+    }
+
+    fn set_run(&self, run: RunState) -> Result<(), Error> {
+        let mut live = self.lock()?;
+        if live.run == run {
+            return Ok(());
+        }
+        for adapter in live.adapters.values() {
+            adapter.controller.set_paused(run == RunState::Paused)?;
+        }
+        live.run = run;
+        // Before anybody can change it again.
+        self.events.publish(match run {
+            RunState::Running => Event::Resume,
+            RunState::Paused => Event::Stop,
+        });
+        Ok(())
     }
 
     /// What happens from now on.
@@ -278,20 +342,37 @@ impl Host {
         servers.all(Running::is_finished)
     }
 
+    /// Asks that the server end. Who started it hears of it through [`Host::quit_wanted`].
+    pub fn quit(&self) {
+        // The counter cannot be full.
+        let _ = rustix::io::write(&self.quit, &1u64.to_ne_bytes());
+    }
+
+    /// Becomes readable when [`Host::quit`] has been called.
+    pub fn quit_wanted(&self) -> BorrowedFd<'_> {
+        self.quit.as_fd()
+    }
+
     /// Ends everything: front ends are let go after what they had in flight, then images are flushed and closed. From
     /// then on every order is refused.
     ///
     /// # Errors
     /// Something that was written may not be durable.
-    pub fn stop(&self) -> Result<(), Error> {
+    pub fn shut_down(&self, reason: ShutdownReason) -> Result<(), Error> {
         let adapters = {
-            let mut live = self.lock_anyway();
-            live.stopped = true;
+            let mut live = self.lock()?;
+            live.ended = true;
             std::mem::take(&mut live.adapters)
         };
-        for adapter in adapters.into_values() {
-            drop(adapter.server);
-        }
+        let guest = false;
+        self.events.publish(Event::Shutdown { guest, reason });
+        self.end_following();
+        let (controllers, servers): (Vec<_>, Vec<_>) = adapters
+            .into_values()
+            .map(|adapter| (adapter.controller, adapter.server))
+            .unzip();
+        drop(servers);
+        drop(controllers);
         self.workers.stop();
         let mut live = self.lock_anyway();
         let Live { model, images, .. } = &mut *live;
@@ -301,9 +382,21 @@ impl Host {
         Ok(closed?)
     }
 
+    fn end_following(&self) {
+        if let Some(growth) = &self.growth {
+            growth.end();
+        }
+        if let Some(follower) = lock(&self.follower).take()
+            && follower.thread().id() != std::thread::current().id()
+            && follower.join().is_err()
+        {
+            tracing::error!("the thread that looks for growth has panicked");
+        }
+    }
+
     fn lock(&self) -> Result<MutexGuard<'_, Live>, Error> {
         let live = self.lock_anyway();
-        match live.stopped {
+        match live.ended {
             true => Err(Error::Stopped),
             false => Ok(live),
         }
@@ -312,237 +405,16 @@ impl Host {
     /// A panic while the lock was held leaves at worst an object that is declared and not real, or the other way round:
     /// no reason to give up the others.
     fn lock_anyway(&self) -> MutexGuard<'_, Live> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.live)
     }
 }
 
-impl Live {
-    fn build(&mut self, config: &Config, workers: &Arc<Workers>) -> Result<(), Error> {
-        let declared = self.model.controllers().iter();
-        let buses: Vec<String> = declared.map(|found| found.bus.clone()).collect();
-        for bus in &buses {
-            self.make_controller(bus, config, workers)?;
-        }
-        let disks = self.model.disks();
-        let disks: Vec<_> = disks
-            .map(|(controller, address, _)| (controller.bus.clone(), address))
-            .collect();
-        for (bus, address) in disks {
-            self.add_disk(&bus, address)?;
-        }
-        self.open_rest()?;
-        let mut servers = Vec::new();
-        for bus in &buses {
-            servers.push(self.bind(bus)?);
-        }
-        for (bus, server) in buses.iter().zip(servers) {
-            self.serve(bus, server)?;
-        }
-        Ok(())
-    }
-
-    fn add_controller(
-        &mut self,
-        bus: &str,
-        config: &Config,
-        workers: &Arc<Workers>,
-    ) -> Result<(), Error> {
-        self.make_controller(bus, config, workers)?;
-        let server = self.bind(bus);
-        if let Err(error) = server.and_then(|server| self.serve(bus, server)) {
-            self.adapters.remove(bus);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    fn make_controller(
-        &mut self,
-        bus: &str,
-        config: &Config,
-        workers: &Arc<Workers>,
-    ) -> Result<(), Error> {
-        let declared = self.controller(bus)?;
-        let options = &declared.options;
-        let config = ControllerConfig {
-            id: declared.name().to_owned(),
-            initiator: options.initiator.clone(),
-            request_queues: options.num_queues.unwrap_or_else(|| queues(config)),
-            max_sectors: options.max_sectors,
-            cmd_per_lun: options.cmd_per_lun,
-            hotplug: options.hotplug,
-            param_change: options.param_change,
-            ..ControllerConfig::default()
-        };
-        let adapter = Adapter {
-            controller: Controller::new(workers, config)?,
-            server: None,
-        };
-        self.adapters.insert(bus.to_owned(), adapter);
-        Ok(())
-    }
-
-    fn bind(&self, bus: &str) -> Result<Server, Error> {
-        let declared = self.controller(bus)?;
-        let options = lunar_vhost_user::Options {
-            config: declared.options.config,
-        };
-        let device = Arc::clone(&self.adapter(bus)?.controller);
-        Ok(match &declared.socket {
-            None => return Err(model::Error::NoSocket(declared.name().to_owned()).into()),
-            Some(Socket::Path(path)) => Server::bind(Path::new(path), device, options)?,
-            Some(Socket::Fd(number)) => {
-                let fd = inherited(*number).map_err(|source| Error::Descriptor {
-                    number: *number,
-                    source,
-                })?;
-                Server::from_fd(fd, device, options)?
-            }
-        })
-    }
-
-    fn serve(&mut self, bus: &str, server: Server) -> Result<(), Error> {
-        let running = server.start()?;
-        if let Some(adapter) = self.adapters.get_mut(bus) {
-            adapter.server = Some(running);
-        }
-        Ok(())
-    }
-
-    /// Opens what a disk shows, and attaches it.
-    fn add_disk(&mut self, bus: &str, address: Address) -> Result<(), Error> {
-        let Live {
-            model,
-            images,
-            units,
-            ..
-        } = self;
-        let controller = model.controller(bus).ok_or(model::Error::NoController)?;
-        if self.leaving.contains(&controller.path) {
-            return Err(model::Error::Leaving(controller.name().to_owned()).into());
-        }
-        let disk = controller.disks.get(&address);
-        let disk = disk.ok_or(model::Error::NoController)?;
-        let image = images.open(model, &disk.node)?;
-        let unit = units.acquire(model, disk, image)?;
-        let node = disk.node.clone();
-        let port = units::port(disk, controller.number);
-        let Address { target, lun } = address;
-        let controller = &self.adapter(bus)?.controller;
-        if let Err(error) = controller.attach_through(port, target, lun, unit) {
-            self.units.release(&node);
-            return Err(error.into());
-        }
-        Ok(())
-    }
-
-    /// Says that a device is on its way out, and if it is a controller, all its disks.
-    fn mark_leaving(&mut self, place: &Place) -> Result<(), Error> {
-        let mut paths = Vec::new();
-        match place {
-            Place::Disk { bus, address } => {
-                let disk = self.model.disk(bus, *address);
-                paths.extend(disk.map(|disk| (disk.path.clone(), disk.name.clone())));
-            }
-            Place::Controller(bus) => {
-                let controller = self.controller(bus)?;
-                let own = (controller.path.clone(), controller.name().to_owned());
-                let disks = controller.disks.values();
-                paths.extend(disks.map(|disk| (disk.path.clone(), disk.name.clone())));
-                paths.push(own);
-            }
-        }
-        if let Some((_, name)) = paths.iter().find(|(path, _)| self.leaving.contains(path)) {
-            return Err(model::Error::Leaving(name.clone()).into());
-        }
-        self.leaving.extend(paths.into_iter().map(|(path, _)| path));
-        Ok(())
-    }
-
-    /// A disk has been detached: its unit, if that was the last path, and its drive, if it was the last user, go, too.
-    fn forget_disk(&mut self, bus: &str, address: Address) -> (Option<Event>, Result<(), Error>) {
-        let Some(removed) = self.model.remove_disk(bus, address) else {
-            return (None, Ok(()));
-        };
-        self.leaving.remove(&removed.disk.path);
-        self.units.release(&removed.disk.node);
-        let closed = self.close(&removed.nodes);
-        let event = Event::DeviceDeleted {
-            device: removed.disk.options.id,
-            path: removed.disk.path,
-        };
-        (Some(event), closed)
-    }
-
-    /// Opens a node that has just been declared, or takes the declaration back.
-    fn open_or(
-        &mut self,
-        node: &str,
-        undo: impl FnOnce(&mut Model) -> Result<(), model::Error>,
-    ) -> Result<(), Error> {
-        if let Err(error) = self.images.open(&self.model, node) {
-            undo(&mut self.model)?;
-            self.reopen_idle();
-            return Err(error.into());
-        }
-        Ok(())
-    }
-
-    /// Opens every node that nothing has opened yet.
-    fn open_rest(&mut self) -> Result<(), Error> {
-        let idle: Vec<String> = self.idle().map(|node| node.name.clone()).collect();
-        for name in idle {
-            self.images.open(&self.model, &name)?;
-        }
-        Ok(())
-    }
-
-    /// Nodes that are used by nobody: whatever is used is opened by its user.
-    fn idle(&self) -> impl Iterator<Item = &model::Node> {
-        let nodes = self.model.nodes();
-        nodes.filter(|node| node.users().next().is_none())
-    }
-
-    /// Opens again what was closed for something that then failed, or has gone. It was open a moment ago.
-    fn reopen_idle(&mut self) {
-        if let Err(error) = self.open_rest() {
-            tracing::error!(error = %error.line(), "a node that was open cannot be opened again");
-        }
-    }
-
-    fn close(&mut self, removed: &[model::Node]) -> Result<(), Error> {
-        let closed = self.images.close(removed);
-        self.reopen_idle();
-        Ok(closed?)
-    }
-
-    fn path(&self, place: &Place) -> String {
-        let path = match place {
-            Place::Controller(bus) => self.model.controller(bus).map(|found| &found.path),
-            Place::Disk { bus, address } => self.model.disk(bus, *address).map(|disk| &disk.path),
-        };
-        path.cloned().unwrap_or_default()
-    }
-
-    fn controller(&self, bus: &str) -> Result<&model::Controller, model::Error> {
-        self.model.controller(bus).ok_or(model::Error::NoController)
-    }
-
-    fn adapter(&self, bus: &str) -> Result<&Adapter, model::Error> {
-        self.adapters.get(bus).ok_or(model::Error::NoController)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn queues(config: &Config) -> u16 {
-    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
-    config.queues.unwrap_or_else(|| {
-        u16::try_from(cpus()).map_or(catalog::MAX_QUEUES, |n| n.min(catalog::MAX_QUEUES))
-    })
-}
-
-/// A second descriptor for the open file that is number `number` in this process.
-fn inherited(number: i32) -> std::io::Result<std::os::fd::OwnedFd> {
-    let this = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
-    let flags = PidfdGetfdFlags::empty();
-    Ok(rustix::process::pidfd_getfd(&this, number, flags)?)
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.end_following();
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use lunar_block::{Driver, Error as BlockError, Image, NodeOptions, open_node};
 
+use crate::growth::Growth;
 use crate::model::{Model, Node, NodeDriver};
 
 /// An image that cannot be opened, changed or closed: what declares it, and why.
@@ -13,9 +14,10 @@ use crate::model::{Model, Node, NodeDriver};
 pub struct ImageError(String);
 
 /// Open nodes by name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Images {
     open: BTreeMap<String, Open>,
+    growth: Option<Arc<Growth>>,
 }
 
 #[derive(Debug)]
@@ -26,6 +28,14 @@ struct Open {
 }
 
 impl Images {
+    /// None yet. Those that may grow by themselves will be watched.
+    pub fn new(growth: Option<Arc<Growth>>) -> Images {
+        Images {
+            open: BTreeMap::new(),
+            growth,
+        }
+    }
+
     /// An open image.
     pub fn get(&self, node: &str) -> Option<&Arc<dyn Image>> {
         self.open.get(node).map(|open| &open.image)
@@ -90,6 +100,13 @@ impl Images {
             shared: node.options.share_rw,
         };
         self.open.insert(node.name.clone(), open);
+        if let Some(growth) = &self.growth {
+            match &node.driver {
+                NodeDriver::File { filename } => growth.add_file(&node.name, filename),
+                NodeDriver::HostDevice { .. } => growth.add_device(&node.name),
+                _ => {}
+            }
+        }
         Ok(image)
     }
 
@@ -103,6 +120,9 @@ impl Images {
             let Some(open) = self.open.remove(&node.name) else {
                 continue;
             };
+            if let Some(growth) = &self.growth {
+                growth.remove(&node.name);
+            }
             // What a part is cut out of is a node of its own, which others may use.
             if !matches!(node.driver, NodeDriver::Raw { .. })
                 && let Err(source) = open.image.close()

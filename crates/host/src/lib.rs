@@ -24,9 +24,11 @@
 pub mod catalog;
 mod error;
 mod event;
+mod growth;
 mod host;
 mod images;
 pub mod keyval;
+mod live;
 pub mod model;
 pub mod property;
 mod query;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::host::Live;
+use crate::live::Live;
 use crate::model::{self, Node, NodeDriver, Place, Socket};
 
 /// A controller.

@@ -71,6 +71,11 @@ impl Units {
         }
     }
 
+    /// The logical unit that shows a node.
+    pub fn get(&self, node: &str) -> Option<&Arc<Disk>> {
+        self.made.get(node).map(|made| &made.unit)
+    }
+
     fn make(
         &mut self,
         model: &Model,

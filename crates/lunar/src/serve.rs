@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use lunar_host::model::{Model, Node, NodeDriver, Socket};
-use lunar_host::{Config, Host};
+use lunar_host::{Config, Host, ShutdownReason};
 use lunar_virtio_scsi::WorkersConfig;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::Resource;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -23,7 +25,10 @@ use crate::qemu::{self, Row, Served};
 use crate::{Failure, say, warn};
 
 /// How often a server for one given connection is asked whether it has ended.
-const FINISHED_POLL: Duration = Duration::from_millis(100);
+const FINISHED_POLL: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// Runs until a signal.
 pub fn run(serve: &Serve) -> Result<(), Failure> {
@@ -48,11 +53,11 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
     };
     let host = Host::start(config, model).map_err(failure)?;
     announce(&host);
-    signals
+    let reason = signals
         .wait(&host)
         .context("signals")
         .map_err(Failure::Runtime)?;
-    host.stop().map_err(failure)
+    host.shut_down(reason).map_err(failure)
 }
 
 fn failure(error: lunar_host::Error) -> Failure {
@@ -182,32 +187,34 @@ impl Signals {
         Ok(Signals { woken, insistent })
     }
 
-    /// Returns at the first signal, or when every server has ended by itself.
-    fn wait(&self, host: &Host) -> std::io::Result<()> {
-        // Only a connection that was given comes to an end; all else sleeps undisturbed.
+    /// Returns at the first signal, when the host is asked to end, or when every server has ended by itself.
+    fn wait(&self, host: &Host) -> std::io::Result<ShutdownReason> {
         let model = host.model();
         let mut controllers = model.controllers().iter();
-        if controllers.any(|controller| matches!(controller.socket, Some(Socket::Fd(_)))) {
-            self.woken.set_read_timeout(Some(FINISHED_POLL))?;
-        }
+        // Only a connection that was given comes to an end; all else sleeps undisturbed.
+        let given = controllers.any(|found| matches!(found.socket, Some(Socket::Fd(_))));
         loop {
-            match (&self.woken).read(&mut [0]) {
-                Ok(_) => {
-                    let insistent = Arc::clone(&self.insistent);
-                    std::thread::spawn(move || {
-                        std::thread::sleep(PATIENCE);
-                        insistent.store(true, Ordering::Relaxed);
-                    });
-                    return Ok(());
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    if host.is_finished() {
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            let quit = host.quit_wanted();
+            let mut ends = [
+                PollFd::new(&self.woken, PollFlags::IN),
+                PollFd::new(&quit, PollFlags::IN),
+            ];
+            match poll(&mut ends, given.then_some(&FINISHED_POLL)) {
+                Ok(0) if host.is_finished() => return Ok(ShutdownReason::HostSignal),
+                Ok(0) | Err(Errno::INTR) => continue,
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
             }
+            let [signal, _] = ends;
+            let insistent = Arc::clone(&self.insistent);
+            std::thread::spawn(move || {
+                std::thread::sleep(PATIENCE);
+                insistent.store(true, Ordering::Relaxed);
+            });
+            return Ok(match signal.revents().is_empty() {
+                false => ShutdownReason::HostSignal,
+                true => ShutdownReason::HostQmpQuit,
+            });
         }
     }
 }

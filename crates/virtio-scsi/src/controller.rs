@@ -1,5 +1,6 @@
 //! One virtio-scsi device, from the outside.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,7 +45,13 @@ struct State {
     sizes: Sizes,
     memory: Option<Arc<GuestMemory>>,
     units: LunMap<Arc<dyn LogicalUnit>>,
+    /// The address of each unit, by where the unit is in memory.
+    places: HashMap<usize, (u8, u16)>,
     started: Vec<bool>,
+    /// Of the started queues, those that the front end lets be served.
+    enabled: Vec<bool>,
+    /// None is served, whatever the front end says.
+    paused: bool,
 }
 
 impl std::fmt::Debug for Controller {
@@ -82,7 +89,10 @@ impl Controller {
                 sizes: Sizes::default(),
                 memory: None,
                 units: LunMap::new(),
+                places: HashMap::new(),
                 started: vec![false; homes.len()],
+                enabled: vec![false; homes.len()],
+                paused: false,
             }),
             homes,
             members,
@@ -175,7 +185,7 @@ impl Controller {
             nexus: self.nexus,
             index,
             setup,
-            enabled,
+            enabled: enabled && !state.holds_back(index),
             memory,
             features: state.features,
             reply,
@@ -183,14 +193,38 @@ impl Controller {
         self.workers.send(home, Message::Start(Box::new(start)))?;
         answer.recv().map_err(|_| Error::Stopped)??;
         state.set_started(index, true);
+        state.set_enabled(index, enabled);
         Ok(())
     }
 
     /// Lets a started ring be served, or not: what is in flight completes, nothing new is taken.
     pub fn enable_queue(&self, index: usize, enabled: bool) -> Result<(), Error> {
-        let state = self.lock();
+        let mut state = self.lock();
+        let home = self.started_home(&state, index)?;
+        state.set_enabled(index, enabled);
+        self.let_serve(home, index, enabled && !state.holds_back(index))
+    }
+
+    /// Takes no requests until it is told to go on: what is in flight completes, nothing new is taken, whatever the front
+    /// end starts and enables meanwhile. Nor is task management, which has to find the commands that it is about; events
+    /// are still reported.
+    pub fn set_paused(&self, paused: bool) -> Result<(), Error> {
+        let mut state = self.lock();
+        if state.paused == paused {
+            return Ok(());
+        }
+        state.paused = paused;
+        for (index, &home) in self.homes.iter().enumerate() {
+            if index != EVENT_QUEUE && state.is_started(index) && state.is_enabled(index) {
+                self.let_serve(home, index, !paused)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn let_serve(&self, home: usize, index: usize, enabled: bool) -> Result<(), Error> {
         let nexus = self.nexus;
-        self.at(self.started_home(&state, index)?, |done| Message::Enable {
+        self.at(home, |done| Message::Enable {
             nexus,
             index,
             enabled,
@@ -295,8 +329,8 @@ impl Controller {
         self.attach_through(self.port(), target, lun, unit)
     }
 
-    /// Puts a logical unit at an address, behind the given target port. A guest that is running gets a RESCAN event, and 3F/0E from the units
-    /// behind the same target (VS-064, VS-065).
+    /// Puts a logical unit at an address, behind the given target port. A guest that is running gets a RESCAN event, and
+    /// 3F/0E from the units behind the same target (VS-064, VS-065).
     pub fn attach_through(
         &self,
         port: TargetPort,
@@ -309,8 +343,7 @@ impl Controller {
         if state.units.get(target, lun).is_some() {
             return Err(Error::Occupied { target, lun });
         }
-        if let Some((target, lun, _)) = state.units.iter().find(|(_, _, other)| same(other, &unit))
-        {
+        if let Some(&(target, lun)) = state.places.get(&key(&unit)) {
             return Err(Error::Attached { target, lun });
         }
         let name = self.config.initiator.as_deref();
@@ -330,6 +363,7 @@ impl Controller {
             return Err(error);
         }
         state.raise_on_siblings(self.nexus, target);
+        state.places.insert(key(&unit), (target, lun));
         // The address was free and is in range, so it is taken now.
         let _: Result<(), _> = state.units.insert(target, lun, unit);
         self.report(
@@ -349,6 +383,7 @@ impl Controller {
             .units
             .remove(target, lun)
             .ok_or(Error::Absent { target, lun })?;
+        state.places.remove(&key(&unit));
         let detached = self.detach_from_workers(target, lun);
         unit.state().remove_nexus(self.nexus);
         unit.detached();
@@ -505,6 +540,20 @@ impl State {
         }
     }
 
+    fn holds_back(&self, index: usize) -> bool {
+        self.paused && index != EVENT_QUEUE
+    }
+
+    fn is_enabled(&self, index: usize) -> bool {
+        self.enabled.get(index).is_some_and(|&enabled| enabled)
+    }
+
+    fn set_enabled(&mut self, index: usize, enabled: bool) {
+        if let Some(flag) = self.enabled.get_mut(index) {
+            *flag = enabled;
+        }
+    }
+
     /// The list of LUNs behind a target has changed while a guest may know it.
     fn raise_on_siblings(&self, nexus: NexusId, target: u8) {
         let running = self
@@ -521,8 +570,9 @@ impl State {
     }
 }
 
-fn same(a: &Arc<dyn LogicalUnit>, b: &Arc<dyn LogicalUnit>) -> bool {
-    Arc::as_ptr(a).addr() == Arc::as_ptr(b).addr()
+/// What tells a unit from all others, as long as somebody holds it.
+fn key(unit: &Arc<dyn LogicalUnit>) -> usize {
+    Arc::as_ptr(unit).addr()
 }
 
 const _: () = assert!(CONTROL_QUEUE == 0 && EVENT_QUEUE == 1 && FIRST_REQUEST_QUEUE == 2);
