@@ -444,6 +444,12 @@ fn log_pages_are_listed_and_count_what_happens() {
         let code = disk.from(B, &TEST_UNIT_READY, &[], 0).await.code();
         assert_eq!(code, (0x6, 0x2A, 0x02));
         assert_eq!(sense(0x4D, 0).await.good()[8..10], [0, 0xFF], "no sensor");
+        assert_eq!(sense(0x6F, 0).await.good()[8..], [0, 0, 0xFF, 0xFF]);
+        // Tools want counts, idle time and the unit of time together.
+        let statistics = sense(0x59, 0).await.good();
+        assert_eq!(statistics[4..8], [0, 1, 0x03, 64]);
+        assert_eq!(statistics[72..76], [0, 2, 0x03, 8]);
+        assert_eq!(statistics[84..], [0, 3, 0x03, 8, 0, 0, 0, 3, 0, 0, 0, 1]);
     });
 }
 

@@ -112,10 +112,12 @@ impl Unit {
                         0
                     }
                 });
-                vec![Parameter::list(
-                    0x0001,
-                    counts.map(u64::to_be_bytes).concat(),
-                )]
+                vec![
+                    Parameter::list(0x0001, counts.map(u64::to_be_bytes).concat()),
+                    // Idle time, which nobody takes either, and the unit of time: a millisecond.
+                    Parameter::list(0x0002, [0; 8]),
+                    Parameter::list(0x0003, [0, 0, 0, 3, 0, 0, 0, 1]),
+                ]
             }
             code::INFORMATIONAL_EXCEPTIONS => {
                 let exception = if self.exceptions().test {
@@ -124,7 +126,10 @@ impl Unit {
                     AdditionalSense::NONE
                 };
                 let AdditionalSense { asc, ascq } = exception;
-                vec![Parameter::list(0x0000, [asc, ascq, NO_TEMPERATURE, 0])]
+                // The last is the temperature that it would stand, by common practice.
+                let temperatures = [NO_TEMPERATURE; 2];
+                let value = [&[asc, ascq][..], &temperatures].concat();
+                vec![Parameter::list(0x0000, value)]
             }
             _ => Vec::new(),
         }
