@@ -476,3 +476,81 @@ fn a_refused_declaration_changes_nothing() {
         before
     );
 }
+
+/// `model` as text, without the counters of generated names, which only grow.
+fn shown(model: &Model) -> String {
+    let Model {
+        nodes,
+        drives,
+        controllers,
+        devices,
+        ..
+    } = model;
+    format!("{:#?}", (nodes, drives, controllers, devices))
+}
+
+#[test]
+fn what_is_removed_leaves_the_model_as_it_was_before() {
+    let mut model = extend(&["device scsi-hd,drive=ro,id=kept"]).unwrap();
+    let before = shown(&model);
+    let add = |model: &mut Model, text: &str| {
+        let options = Options::parse(text, DEVICE).unwrap();
+        model.add_device(options, text)
+    };
+    for _ in 0..2 {
+        let nested = "qcow2,node-name=q,file.driver=file,file.filename=q.qcow2";
+        let options = Options::parse(nested, BLOCKDEV).unwrap();
+        model.add_blockdev(options, nested).unwrap();
+        let drive = Options::parse("id=d,file=d.qcow2,if=none", DRIVE).unwrap();
+        model.add_drive(drive, "d").unwrap();
+        let controller = add(&mut model, "virtio-scsi-pci,id=more").unwrap();
+        assert_eq!(controller, Place::Controller("more.0".into()));
+        assert_eq!(model.controller("more.0").unwrap().number, 2);
+        for device in [
+            "scsi-hd,drive=q,id=on-q,share-rw=on",
+            "scsi-hd,drive=d,bus=more.0",
+        ] {
+            add(&mut model, device).unwrap();
+        }
+        let refused = model.remove_node("q").unwrap_err().to_string();
+        assert_eq!(refused, "\"q\" is in use by on-q; remove that first");
+        let Place::Disk { bus, address } = model.device("on-q").unwrap().clone() else {
+            panic!("it is a disk");
+        };
+        let removed = model.remove_disk(&bus, address).unwrap();
+        assert_eq!(removed.nodes.len(), 0, "it was declared by itself");
+        assert!(!model.node("q").unwrap().options.share_rw);
+        let first = Address { target: 0, lun: 0 };
+        let removed = model.remove_disk("more.0", first).unwrap();
+        let names: Vec<_> = removed
+            .nodes
+            .iter()
+            .map(|node| node.driver.name())
+            .collect();
+        assert_eq!(names, ["qcow2", "file"]);
+        assert!(model.remove_disk("more.0", first).is_none());
+        model.remove_controller("more.0").unwrap();
+        assert_eq!(model.remove_node("q").unwrap().len(), 2);
+        assert_eq!(shown(&model), before);
+    }
+}
+
+#[test]
+fn a_part_of_something_else_is_not_removed_by_itself() {
+    let mut model =
+        extend(&["blockdev raw,node-name=r,file.driver=null-co,file.node-name=inner"]).unwrap();
+    let of_drive = model.node_of("disk0").unwrap().name.clone();
+    for (name, message) in [
+        (
+            "inner",
+            "\"inner\" is in use by node r; remove that first".to_owned(),
+        ),
+        (
+            &*of_drive,
+            format!("{of_drive:?} belongs to the drive \"disk0\"; remove that instead"),
+        ),
+        ("none", "there is no node \"none\"".to_owned()),
+    ] {
+        assert_eq!(model.remove_node(name).unwrap_err().to_string(), message);
+    }
+}
