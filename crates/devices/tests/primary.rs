@@ -317,6 +317,44 @@ fn switching_the_write_cache_off_writes_it_back_and_tells_the_others() {
 }
 
 #[test]
+fn an_interlocked_unit_attention_is_reported_until_request_sense_fetches_it() {
+    const REQUEST_SENSE: [u8; 6] = [0x03, 0, 0, 0, 18, 0];
+    const REPORT_LUNS: [u8; 12] = [0xA0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+    let interlock = |value: u8| [&[0; 4][..], &[0x0A, 0x0A, 0, 0x10, value], &[0; 7]].concat();
+    on_disk(SIZE, config(), move |disk| async move {
+        let reserved = select(&disk, &interlock(0x10)).await;
+        assert_eq!(reserved.code(), INVALID_PARAMETER);
+        for value in [0x20, 0x30] {
+            select(&disk, &interlock(value)).await.good();
+            let page = disk.ask(&[0x1A, 0x08, 0x0A, 0, 255, 0], 255).await.good();
+            assert_eq!(page[4..10], [0x0A, 0x0A, 0, 0x10, value, 0]);
+            for _ in 0..3 {
+                let code = disk.from(B, &TEST_UNIT_READY, &[], 0).await.code();
+                assert_eq!(code, (0x6, 0x2A, 0x01));
+            }
+            let sense = disk.from(B, &REQUEST_SENSE, &[], 18).await.good();
+            assert_eq!((sense[2], sense[12], sense[13]), (0x6, 0x2A, 0x01));
+            disk.from(B, &TEST_UNIT_READY, &[], 0).await.good();
+        }
+        // Nor does REPORT LUNS take what it has answered.
+        let state = disk.disk.state();
+        state.raise(Who::Only(B), UnitAttention::ReportedLunsChanged);
+        disk.from(B, &REPORT_LUNS, &[], 256).await.good();
+        let code = disk.from(B, &TEST_UNIT_READY, &[], 0).await.code();
+        assert_eq!(code, (0x6, 0x3F, 0x0E));
+        disk.from(B, &REQUEST_SENSE, &[], 18).await.good();
+        select(&disk, &interlock(0)).await.good();
+        for expected in [Some((0x6, 0x2A, 0x01)), None] {
+            let ready = disk.from(B, &TEST_UNIT_READY, &[], 0).await;
+            match expected {
+                Some(code) => assert_eq!(ready.code(), code),
+                None => assert_eq!(ready.good(), [0; 0]),
+            }
+        }
+    });
+}
+
+#[test]
 fn the_control_page_write_protects_and_chooses_the_sense_format_until_reset() {
     on_disk(SIZE, config(), |disk| async move {
         select(&disk, &control(true, true)).await.good();

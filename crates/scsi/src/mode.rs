@@ -174,7 +174,7 @@ impl ModePages {
     /// The place in a page of what must not be, though each bit may be changed: byte and bit.
     fn contradiction(&self, key: (u8, u8)) -> Option<(usize, u8)> {
         match key {
-            code::CONTROL if self.task_rules().is_none() => Some((3, 2)), // QERR
+            code::CONTROL => self.task_rules().err(),
             code::INFORMATIONAL_EXCEPTIONS => self.check_exceptions().err(),
             _ => None,
         }
@@ -242,11 +242,12 @@ impl ModePages {
         self.is_set(code::CONTROL, 4, 0x08)
     }
 
-    /// TST, QERR and TAS of the Control page; `None` for a QERR that does not exist.
-    #[must_use]
-    pub fn task_rules(&self) -> Option<TaskRules> {
-        let byte = |at| self.byte(code::CONTROL, at).unwrap_or(0);
-        TaskRules::new(byte(2), byte(3), byte(5))
+    /// TST, QERR, UA_INTLCK_CTRL and TAS of the Control page.
+    ///
+    /// # Errors
+    /// Byte and bit of a value that does not exist.
+    pub fn task_rules(&self) -> Result<TaskRules, (usize, u8)> {
+        TaskRules::new([2, 3, 4, 5].map(|at| self.byte(code::CONTROL, at).unwrap_or(0)))
     }
 
     /// Appends the MODE SENSE parameter data for a decoded CDB. It is complete, with the MODE DATA LENGTH to match: the

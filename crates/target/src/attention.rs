@@ -1,6 +1,6 @@
 //! Unit attention conditions and the order in which a nexus hears of them.
 
-use lunar_scsi::{AdditionalSense, Sense};
+use lunar_scsi::{AdditionalSense, Sense, Status};
 
 /// Something that an initiator must know before its next command is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,12 @@ pub enum UnitAttention {
     LogicalUnitReset,
     /// 29/07: the nexus was lost.
     NexusLoss,
+    /// 2C/07: a command was answered BUSY.
+    PreviousBusy,
+    /// 2C/08: a command was answered TASK SET FULL.
+    PreviousTaskSetFull,
+    /// 2C/09: a command was answered RESERVATION CONFLICT.
+    PreviousReservationConflict,
     /// 2F/00: another initiator has cleared this one's commands.
     CommandsCleared,
     /// 28/00: the medium may have changed.
@@ -46,7 +52,10 @@ const CHANGE: u8 = u8::MAX;
 
 impl UnitAttention {
     /// All of them.
-    const ALL: [UnitAttention; 16] = [
+    const ALL: [UnitAttention; 19] = [
+        UnitAttention::PreviousBusy,
+        UnitAttention::PreviousTaskSetFull,
+        UnitAttention::PreviousReservationConflict,
         UnitAttention::PowerOn,
         UnitAttention::LogicalUnitReset,
         UnitAttention::NexusLoss,
@@ -65,6 +74,16 @@ impl UnitAttention {
         UnitAttention::ReportedLunsChanged,
     ];
 
+    /// The one that remembers a status by which a command was turned away.
+    pub(crate) fn after(status: Status) -> Option<UnitAttention> {
+        match status {
+            Status::BUSY => Some(UnitAttention::PreviousBusy),
+            Status::TASK_SET_FULL => Some(UnitAttention::PreviousTaskSetFull),
+            Status::RESERVATION_CONFLICT => Some(UnitAttention::PreviousReservationConflict),
+            _ => None,
+        }
+    }
+
     /// The one that sense data reports, if it does.
     pub(crate) fn reported_by(sense: &Sense) -> Option<UnitAttention> {
         let mut all = UnitAttention::ALL.into_iter();
@@ -77,6 +96,11 @@ impl UnitAttention {
             UnitAttention::PowerOn => AdditionalSense::POWER_ON_OR_RESET,
             UnitAttention::LogicalUnitReset => AdditionalSense::BUS_DEVICE_RESET,
             UnitAttention::NexusLoss => AdditionalSense::NEXUS_LOSS,
+            UnitAttention::PreviousBusy => AdditionalSense::PREVIOUS_BUSY,
+            UnitAttention::PreviousTaskSetFull => AdditionalSense::PREVIOUS_TASK_SET_FULL,
+            UnitAttention::PreviousReservationConflict => {
+                AdditionalSense::PREVIOUS_RESERVATION_CONFLICT
+            }
             UnitAttention::CommandsCleared => {
                 AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR
             }
@@ -141,12 +165,14 @@ impl AttentionQueue {
         }
     }
 
-    /// Takes the one to report next, if it is wanted.
-    pub(crate) fn take_if(
-        &mut self,
-        wanted: impl FnOnce(UnitAttention) -> bool,
-    ) -> Option<UnitAttention> {
-        let first = self.0.first().copied().filter(|&first| wanted(first))?;
+    /// The one to report next.
+    pub(crate) fn first(&self) -> Option<UnitAttention> {
+        self.0.first().copied()
+    }
+
+    /// Takes the one to report next.
+    pub(crate) fn take(&mut self) -> Option<UnitAttention> {
+        let first = self.first()?;
         self.0.remove(0);
         Some(first)
     }

@@ -232,8 +232,8 @@ impl LuState {
         self.epoch.load(Ordering::Acquire) == seen.0.get()
     }
 
-    /// Looks whether anything is in the way of a command, in the order of SC-033. A unit attention is taken. `seen`
-    /// remembers that there is nothing at all for the nexus.
+    /// Looks whether anything is in the way of a command, in the order of SC-033. A unit attention is taken, unless it has
+    /// to stay until REQUEST SENSE fetches it (UA_INTLCK_CTRL). `seen` remembers that there is nothing at all for the nexus.
     pub fn look(&self, nexus: NexusId, seen: &Seen, asked: Asked<'_>) -> Look {
         let mut shared = self.lock();
         match shared.allegiances.admit(nexus, asked.manner) {
@@ -247,9 +247,13 @@ impl LuState {
         if asked.extent.is_some_and(blocks) {
             return Look::Wait;
         }
-        let may_hear = !asked.passes_attention;
-        if may_hear && let Some(reset) = shared.attention(nexus, UnitAttention::is_reset) {
-            return Look::Attention(reset);
+        let keeps = self.task_rules().keeps_attentions();
+        let pending = match asked.passes_attention {
+            true => None,
+            false => shared.attention(nexus),
+        };
+        if let Some(reset) = pending.filter(|attention| attention.is_reset()) {
+            return shared.report(nexus, reset, keeps);
         }
         if let Some((row, cdb)) = asked.row {
             let effect = row.reservation.effect(cdb);
@@ -257,8 +261,8 @@ impl LuState {
                 return Look::Status(Status::RESERVATION_CONFLICT);
             }
         }
-        if may_hear && let Some(change) = shared.attention(nexus, |_| true) {
-            return Look::Attention(change);
+        if let Some(change) = pending {
+            return shared.report(nexus, change, keeps);
         }
         let access = shared.access_state(nexus);
         if access.refusal().is_none() && shared.has_nothing_for(nexus) {
@@ -284,9 +288,9 @@ impl LuState {
             let fault = shared.allegiances.fault(nexus, manner, everybody);
             if let Fault::Forestalled(_) = fault
                 && let Some(attention) = sense.and_then(UnitAttention::reported_by)
-                && let Some(nexus) = shared.nexuses.iter_mut().find(|n| n.id == nexus)
+                && let Some(attentions) = shared.queue(nexus)
             {
-                nexus.attentions.put_back(attention);
+                attentions.put_back(attention);
             }
             fault
         })
@@ -317,12 +321,23 @@ impl LuState {
 
     /// Takes the unit attention that a nexus has to hear next (REQUEST SENSE returns it as data: SC-032).
     pub fn take_attention(&self, nexus: NexusId) -> Option<UnitAttention> {
-        self.lock().attention(nexus, |_| true)
+        self.lock().queue(nexus)?.take()
     }
 
-    /// Drops one kind of unit attention of a nexus (REPORT LUNS answers 3F/0E: SC-034).
+    /// A command was turned away with this status: its nexus may want to hear of it once more (UA_INTLCK_CTRL).
+    pub fn turned_away(&self, nexus: NexusId, status: Status) {
+        if self.task_rules().remembers_refusals()
+            && let Some(attention) = UnitAttention::after(status)
+        {
+            self.raise(Who::Only(nexus), attention);
+        }
+    }
+
+    /// Drops one kind of unit attention of a nexus (REPORT LUNS answers 3F/0E: SC-034), unless REQUEST SENSE alone may.
     pub fn clear_attention(&self, nexus: NexusId, attention: UnitAttention) {
-        if let Some(nexus) = self.lock().nexuses.iter_mut().find(|n| n.id == nexus) {
+        if !self.task_rules().keeps_attentions()
+            && let Some(nexus) = self.lock().nexuses.iter_mut().find(|n| n.id == nexus)
+        {
             nexus.attentions.clear(attention);
         }
     }
@@ -372,7 +387,7 @@ impl LuState {
         self.software_write_protect.store(on, Ordering::Relaxed);
     }
 
-    /// TST, QERR and TAS of the control mode page.
+    /// TST, QERR, UA_INTLCK_CTRL and TAS of the control mode page.
     pub fn task_rules(&self) -> TaskRules {
         TaskRules::from_bits(self.task_rules.load(Ordering::Relaxed))
     }
@@ -403,13 +418,22 @@ impl LuState {
 }
 
 impl Shared {
-    fn attention(
-        &mut self,
-        nexus: NexusId,
-        which: impl FnOnce(UnitAttention) -> bool,
-    ) -> Option<UnitAttention> {
+    fn queue(&mut self, nexus: NexusId) -> Option<&mut AttentionQueue> {
         let mut nexuses = self.nexuses.iter_mut();
-        nexuses.find(|n| n.id == nexus)?.attentions.take_if(which)
+        Some(&mut nexuses.find(|n| n.id == nexus)?.attentions)
+    }
+
+    /// The unit attention that a nexus has to hear next.
+    fn attention(&mut self, nexus: NexusId) -> Option<UnitAttention> {
+        self.queue(nexus)?.first()
+    }
+
+    /// It is heard.
+    fn report(&mut self, nexus: NexusId, attention: UnitAttention, keep: bool) -> Look {
+        if !keep {
+            self.queue(nexus).and_then(AttentionQueue::take);
+        }
+        Look::Attention(attention)
     }
 
     /// Whether nothing is in the way of any command that has access to the medium.
@@ -548,5 +572,65 @@ mod tests {
         assert!(state.removal_prevented(), "B still prevents it");
         state.remove_nexus(B);
         assert!(!state.removal_prevented());
+    }
+
+    #[test]
+    fn a_command_that_was_turned_away_is_remembered_once_if_the_page_says_so() {
+        let statuses = [
+            Status::BUSY,
+            Status::TASK_SET_FULL,
+            Status::RESERVATION_CONFLICT,
+            Status::ACA_ACTIVE,
+        ];
+        let remembered = [
+            UnitAttention::PreviousBusy,
+            UnitAttention::PreviousTaskSetFull,
+            UnitAttention::PreviousReservationConflict,
+        ];
+        for (control, expected) in [(0, &[][..]), (0x20, &[]), (0x30, &remembered)] {
+            let state = LuState::default();
+            add(&state, A);
+            drain(&state, A);
+            state.set_task_rules(TaskRules::new([0, 0, control, 0]).unwrap());
+            for status in statuses.into_iter().chain(statuses) {
+                state.turned_away(A, status);
+            }
+            assert_eq!(drain(&state, A), expected);
+        }
+    }
+
+    #[test]
+    fn an_interlocked_attention_stays_until_it_is_taken() {
+        let state = LuState::default();
+        add(&state, A);
+        state.set_task_rules(TaskRules::new([0, 0, 0x20, 0]).unwrap());
+        let seen = Seen::default();
+        for _ in 0..3 {
+            assert_eq!(look(&state, &seen), Look::Attention(UnitAttention::PowerOn));
+        }
+        state.clear_attention(A, UnitAttention::PowerOn);
+        assert_eq!(drain(&state, A), [UnitAttention::PowerOn]);
+        assert_eq!(look(&state, &seen), Look::Clear);
+    }
+
+    #[test]
+    fn an_attention_that_was_forestalled_is_reported_later() {
+        let state = LuState::default();
+        for nexus in [A, B] {
+            add(&state, nexus);
+            drain(&state, nexus);
+        }
+        let naca = Manner {
+            naca: true,
+            ..Manner::default()
+        };
+        let established = Fault::Established { everybody: true };
+        assert_eq!(state.fault(B, naca, None), established);
+        let attention = UnitAttention::CapacityChanged;
+        assert_eq!(
+            state.fault(A, naca, Some(&attention.sense())),
+            Fault::Forestalled(Status::ACA_ACTIVE)
+        );
+        assert_eq!(drain(&state, A), [attention]);
     }
 }

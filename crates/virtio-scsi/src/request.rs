@@ -645,10 +645,24 @@ impl Slot {
     #[inline]
     fn judge(&mut self, end: End, bench: &Bench, token: Token) -> Option<End> {
         match end {
-            End::Completed(completion) if completion.status == Status::CHECK_CONDITION => {
-                self.fail(completion, bench, token)
+            End::Completed(completion) if completion.status != Status::GOOD => {
+                let end = match completion.status {
+                    Status::CHECK_CONDITION => self.fail(completion, bench, token)?,
+                    _ => end,
+                };
+                self.remember(&end);
+                Some(end)
             }
             _ => Some(end),
+        }
+    }
+
+    /// A command that was turned away may leave a unit attention.
+    #[cold]
+    fn remember(&self, end: &End) {
+        if let (Some(unit), End::Completed(completion)) = (&self.unit, end) {
+            let state = unit.unit.state();
+            state.turned_away(unit.nexus, completion.status);
         }
     }
 

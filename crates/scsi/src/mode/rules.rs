@@ -4,10 +4,15 @@
 const TST: u8 = 0x20;
 /// QERR in byte 3.
 const QERR: u8 = 0x06;
+/// UA_INTLCK_CTRL in byte 4.
+const INTERLOCK: u8 = 0x30;
 /// TAS in byte 5.
 const TAS: u8 = 0x40;
 
-/// How the tasks of a logical unit affect each other. The bits stand where the page has them; they do not collide.
+/// Where the bits of UA_INTLCK_CTRL are, which stand where TST has its bit.
+const INTERLOCK_SHIFT: u32 = 1;
+
+/// How the tasks of a logical unit affect each other. The bits stand where the page has them, but for UA_INTLCK_CTRL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TaskRules(u8);
 
@@ -24,15 +29,21 @@ pub enum ErrorSpread {
 
 impl TaskRules {
     /// The bits of the page that the rules are made of, as (byte, bits).
-    pub const CHANGEABLE: [(usize, u8); 3] = [(2, TST), (3, QERR), (5, TAS)];
+    pub const CHANGEABLE: [(usize, u8); 4] = [(2, TST), (3, QERR), (4, INTERLOCK), (5, TAS)];
 
-    /// From bytes 2, 3 and 5 of the page. `None` for a QERR that does not exist.
-    #[must_use]
-    pub const fn new(byte2: u8, byte3: u8, byte5: u8) -> Option<Self> {
+    /// From bytes 2 to 5 of the page.
+    ///
+    /// # Errors
+    /// Byte and bit of a QERR or UA_INTLCK_CTRL that does not exist.
+    pub const fn new([byte2, byte3, byte4, byte5]: [u8; 4]) -> Result<Self, (usize, u8)> {
         if byte3 & QERR == 0x04 {
-            return None;
+            return Err((3, 2));
         }
-        Some(Self(byte2 & TST | byte3 & QERR | byte5 & TAS))
+        if byte4 & INTERLOCK == 0x10 {
+            return Err((4, 5));
+        }
+        let interlock = (byte4 & INTERLOCK) >> INTERLOCK_SHIFT;
+        Ok(Self(byte2 & TST | byte3 & QERR | interlock | byte5 & TAS))
     }
 
     /// From [`bits`](Self::bits).
@@ -59,6 +70,20 @@ impl TaskRules {
         self.0 & TAS != 0
     }
 
+    /// UA_INTLCK_CTRL is not 00b: a unit attention is pending until REQUEST SENSE fetches it, however often it is
+    /// reported.
+    #[must_use]
+    pub const fn keeps_attentions(self) -> bool {
+        self.0 & 0x20 >> INTERLOCK_SHIFT != 0
+    }
+
+    /// UA_INTLCK_CTRL is 11b: moreover, a command that was turned away (BUSY, RESERVATION CONFLICT, TASK SET FULL) leaves
+    /// a unit attention.
+    #[must_use]
+    pub const fn remembers_refusals(self) -> bool {
+        self.0 & 0x10 >> INTERLOCK_SHIFT != 0
+    }
+
     /// QERR.
     #[must_use]
     pub const fn error_spread(self) -> ErrorSpread {
@@ -76,12 +101,19 @@ mod tests {
 
     #[test]
     fn the_rules_are_what_the_page_says() {
-        assert_eq!(TaskRules::new(0, 0x10, 0), Some(TaskRules::default()));
-        assert_eq!(TaskRules::new(0, 0x04, 0), None);
-        let tst = TaskRules::new(0x24, 0x12, 0).unwrap();
+        assert_eq!(TaskRules::new([0, 0x10, 0, 0]), Ok(TaskRules::default()));
+        assert_eq!(TaskRules::new([0, 0x04, 0, 0]), Err((3, 2)));
+        assert_eq!(TaskRules::new([0, 0, 0x10, 0]), Err((4, 5)));
+        let tst = TaskRules::new([0x24, 0x12, 0x08, 0]).unwrap();
         assert!(tst.set_for_each_nexus() && !tst.task_aborted_status());
+        assert!(!tst.keeps_attentions() && !tst.remembers_refusals());
         assert_eq!(tst.error_spread(), ErrorSpread::TaskSet);
-        let tas = TaskRules::new(0, 0x06, 0x40).unwrap();
+        for (byte, remembers) in [(0x20, false), (0x30, true)] {
+            let rules = TaskRules::new([0, 0, byte, 0]).unwrap();
+            assert!(!rules.set_for_each_nexus() && rules.keeps_attentions());
+            assert_eq!(rules.remembers_refusals(), remembers);
+        }
+        let tas = TaskRules::new([0, 0x06, 0, 0x40]).unwrap();
         assert!(!tas.set_for_each_nexus() && tas.task_aborted_status());
         assert_eq!(tas.error_spread(), ErrorSpread::Nexus);
         assert_eq!(TaskRules::from_bits(tas.bits()), tas);

@@ -117,6 +117,9 @@ additional_sense! {
     CAPACITY_DATA_CHANGED = 0x2a/0x09, "Capacity data has changed";
     TIMESTAMP_CHANGED = 0x2a/0x10, "Timestamp changed";
     COMMAND_SEQUENCE_ERROR = 0x2c/0x00, "Command sequence error";
+    PREVIOUS_BUSY = 0x2c/0x07, "Previous busy status";
+    PREVIOUS_TASK_SET_FULL = 0x2c/0x08, "Previous task set full status";
+    PREVIOUS_RESERVATION_CONFLICT = 0x2c/0x09, "Previous reservation conflict status";
     COMMANDS_CLEARED_BY_ANOTHER_INITIATOR = 0x2f/0x00, "Commands cleared by another initiator";
     COMMANDS_CLEARED_BY_POWER_LOSS = 0x2f/0x01, "Commands cleared by power loss notification";
     INCOMPATIBLE_MEDIUM = 0x30/0x00, "Incompatible medium installed";

@@ -318,3 +318,22 @@ fn of_errors_at_once_one_is_reported_and_the_others_are_told_of_it() {
     assert_eq!(status(&mut a, SIMPLE, &read10(0, 1)), GOOD);
     assert_eq!(status(&mut b, SIMPLE, &read10(0, 1)), GOOD);
 }
+
+#[test]
+fn busy_leaves_a_unit_attention_if_the_control_page_asks_for_one() {
+    let (fake, [mut a, mut b]) = pair(0);
+    // UA_INTLCK_CTRL 11b.
+    let rules = TaskRules::new([0, 0, 0x30, 0]).unwrap();
+    fake.state().set_task_rules(rules);
+    fault(&mut a);
+    assert_eq!(status(&mut b, SIMPLE, &TEST_UNIT_READY), BUSY);
+    assert_eq!(a.manage(CLEAR_ACA, LUN, 0), COMPLETE);
+    for _ in 0..2 {
+        let reply = b.command(LUN, &TEST_UNIT_READY, &[], 0);
+        assert_eq!(reply.asc(), Some((0x2C, 7)));
+    }
+    let nexus = b.controller.nexus();
+    let taken = fake.state().take_attention(nexus);
+    assert_eq!(taken, Some(UnitAttention::PreviousBusy));
+    assert_eq!(b.attentions(LUN), []);
+}
