@@ -263,7 +263,12 @@ impl LogicalUnit for Disk {
             | Operation::SynchronizeCache
             // Who fences others off must not stand in line behind what they have queued up.
             | Operation::PersistentReserveIn
-            | Operation::PersistentReserveOut => Some(0..0),
+            | Operation::PersistentReserveOut
+            | Operation::Reserve
+            | Operation::Release
+            // Nor must who looks for another path.
+            | Operation::ReportTargetPortGroups
+            | Operation::SetTargetPortGroups => Some(0..0),
             _ => None,
         }
     }
@@ -280,6 +285,7 @@ impl LogicalUnit for Disk {
     }
 
     fn reset(&self) {
+        // Active, as after power on (SPC-4 5.12), whoever has stopped it: the reset is everybody's, and all hear of it.
         self.unit.power.reset();
         self.unit.copies.forget(None);
         self.unit.state.reset();
@@ -290,7 +296,10 @@ impl LogicalUnit for Disk {
     }
 
     fn nexus_loss(&self, nexus: NexusId) {
-        self.unit.power.reset();
+        // A guest that starts anew finds its disk running. One that is shared is what somebody wants it to be.
+        if !self.unit.state.is_shared() {
+            self.unit.power.reset();
+        }
         self.unit.copies.forget(Some(nexus));
         self.unit.state.nexus_loss(nexus);
     }

@@ -10,6 +10,7 @@ mod support;
 use lunar_block::OpKind;
 use lunar_devices::DiskConfig;
 use lunar_scsi::mode::{ErrorSpread, TaskRules};
+use lunar_scsi::{Cdb, decode};
 use lunar_target::{LogicalUnit, UnitAttention, Who, begin_absent, begin_report_luns};
 use support::*;
 
@@ -264,7 +265,7 @@ fn mode_sense_shows_header_block_descriptor_and_pages() {
         assert_eq!(data[96..100], [0x1C, 0x0A, 0x08, 0x00]);
         assert_eq!(data.len(), 108);
         let changeable = disk.ask(&[0x1A, 0x08, 0x4A, 0, 255, 0], 255).await.good();
-        assert_eq!(changeable[4..10], [0x0A, 0x0A, 0x24, 0x06, 0x08, 0x40]);
+        assert_eq!(changeable[4..10], [0x0A, 0x0A, 0x24, 0x06, 0x38, 0x40]);
         assert_eq!(
             disk.ask(&[0x1A, 0, 0xC8, 0, 255, 0], 255).await.code(),
             (0x5, 0x39, 0x00)
@@ -320,7 +321,11 @@ fn switching_the_write_cache_off_writes_it_back_and_tells_the_others() {
 fn an_interlocked_unit_attention_is_reported_until_request_sense_fetches_it() {
     const REQUEST_SENSE: [u8; 6] = [0x03, 0, 0, 0, 18, 0];
     const REPORT_LUNS: [u8; 12] = [0xA0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
-    let interlock = |value: u8| [&[0; 4][..], &[0x0A, 0x0A, 0, 0x10, value], &[0; 7]].concat();
+    let interlock = |value: u8| {
+        let mut list = control(false, false);
+        list[8] = value;
+        list
+    };
     on_disk(SIZE, config(), move |disk| async move {
         let reserved = select(&disk, &interlock(0x10)).await;
         assert_eq!(reserved.code(), INVALID_PARAMETER);
@@ -445,12 +450,49 @@ fn a_stopped_disk_needs_to_be_started() {
 
         disk.ask(&[0x1B, 0, 0, 0, 4, 0], 0).await.good();
         assert_eq!(disk.log(), [], "NO_FLUSH");
-        disk.disk.nexus_loss(A);
+        disk.disk.reset();
         assert_eq!(
             disk.ask(&TEST_UNIT_READY, 0).await.code(),
-            (0x6, 0x29, 0x07)
+            (0x6, 0x29, 0x03)
         );
         disk.ask(&TEST_UNIT_READY, 0).await.good();
+    });
+}
+
+#[test]
+fn the_loss_of_a_nexus_starts_a_stopped_disk_unless_it_is_shared() {
+    on_disk(SIZE, config(), |disk| async move {
+        let (stop, lost) = ([0x1B, 0, 0, 0, 4, 0], (0x6, 0x29, 0x07));
+        disk.ask(&stop, 0).await.good();
+        disk.disk.nexus_loss(A);
+        assert_eq!(disk.ask(&TEST_UNIT_READY, 0).await.code(), lost);
+        let stopped = disk.ask(&TEST_UNIT_READY, 0).await.code();
+        assert_eq!(stopped, (0x2, 0x04, 0x02));
+        disk.disk.state().remove_nexus(B);
+        disk.disk.nexus_loss(A);
+        assert_eq!(disk.ask(&TEST_UNIT_READY, 0).await.code(), lost);
+        disk.ask(&TEST_UNIT_READY, 0).await.good();
+    });
+}
+
+#[test]
+fn fencing_and_looking_for_paths_collide_with_no_part_of_the_medium() {
+    on_disk(SIZE, config(), |disk| async move {
+        for start in [
+            &[0x16, 0][..],
+            &[0x17],
+            &[0x56],
+            &[0x57],
+            &[0x5E, 0],
+            &[0x5F, 0],
+            &[0xA3, 0x0A],
+            &[0xA4, 0x0A],
+        ] {
+            let mut cdb = [0; 32];
+            cdb[..start.len()].copy_from_slice(start);
+            let row = decode(disk.disk.profile(), &cdb).unwrap();
+            assert_eq!(disk.disk.extent(row, Cdb(&cdb)), Some(0..0), "{}", row.name);
+        }
     });
 }
 

@@ -1,6 +1,7 @@
 //! A command on its way through the target: how it arrives, and what becomes of it.
 
 use std::any::Any;
+use std::cell::Cell;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -105,29 +106,44 @@ impl std::fmt::Debug for Command<'_> {
 /// Task management has ended a command that takes several steps: the transport says so here, and the [`Task`] looks
 /// before each step that would take long. What it completes with then does not matter.
 #[derive(Clone, Debug, Default)]
-pub struct Ended(Canceller);
+pub struct Ended {
+    canceller: Canceller,
+    stands_aside: Rc<Cell<bool>>,
+}
 
 impl Ended {
     /// Ends the command.
     pub fn set(&self) {
-        self.0.cancel(Cancel::Abandoned);
+        self.canceller.cancel(Cancel::Abandoned);
     }
 
     /// Whether it was ended.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        self.0.reason() == Some(Cancel::Abandoned)
+        self.canceller.reason() == Some(Cancel::Abandoned)
     }
 
     /// The command goes on, but its operations may not wait for anything but the medium: see [`Cancel::Hurried`].
     pub fn hurry(&self) {
-        self.0.cancel(Cancel::Hurried);
+        self.canceller.cancel(Cancel::Hurried);
     }
 
     /// The way to an image for the command's steps, on which the end of the command ends what it waits for.
     #[must_use]
     pub fn guard(&self, io: &Rc<dyn DataHandle>) -> Rc<dyn DataHandle> {
-        self.0.guard(io)
+        self.canceller.guard(io)
+    }
+
+    /// All that the command does is to wait for something that goes on by itself and keeps others from the medium: those
+    /// who want to be alone do not wait for it, but hear from the unit that this is not the time.
+    pub fn stand_aside(&self) {
+        self.stands_aside.set(true);
+    }
+
+    /// Whether nobody waits for it.
+    #[must_use]
+    pub fn stands_aside(&self) -> bool {
+        self.stands_aside.get()
     }
 }
 

@@ -188,6 +188,11 @@ impl LuState {
         !self.lock().nexuses.is_empty()
     }
 
+    /// Whether several can.
+    pub fn is_shared(&self) -> bool {
+        self.lock().nexuses.len() > 1
+    }
+
     /// Queues a unit attention.
     pub fn raise(&self, who: Who, attention: UnitAttention) {
         self.change(|shared| {

@@ -515,6 +515,7 @@ impl Slot {
                 let end = asked.offset.saturating_add(asked.len);
                 overlap(&fence.extent, &Some(asked.offset..end))
             }
+            Stage::Task(_, ended) if ended.stands_aside() => false,
             // Those that wait for other commands to this unit or another one would make a circle of those who wait for each
             // other.
             Stage::Task(..) => fence.in_order || !(self.aside || self.aborts),

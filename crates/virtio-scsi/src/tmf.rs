@@ -130,13 +130,16 @@ impl Function {
         let Some(unit) = slot.unit.as_ref().filter(|_| nexus != self.nexus) else {
             return End::Transport(response);
         };
+        if response == Response::Reset {
+            // That is what VIRTIO calls it, whoever has reset the unit and whatever TAS says (VS-034); and every nexus gets
+            // the unit attention of the reset.
+            return End::Transport(response);
+        }
         let state = unit.unit.state();
         if state.task_rules().task_aborted_status() {
             return End::Completed(Completion::refused(Status::TASK_ABORTED));
         }
-        if response == Response::Aborted {
-            state.raise(Who::Only(nexus), UnitAttention::CommandsCleared);
-        }
+        state.raise(Who::Only(nexus), UnitAttention::CommandsCleared);
         End::Transport(response)
     }
 }

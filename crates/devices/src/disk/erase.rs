@@ -358,6 +358,8 @@ fn start(
         let working = Arc::clone(&unit);
         let medium = medium.in_background();
         reactor.spawn(carry_out(working, medium, work, running));
+        // Others need not wait to hear that the disk is not ready.
+        ended.stand_aside();
         Ok(complete(async move {
             // It goes on if this is ended.
             while !immediate && unit.background.is_running() && !ended.is_set() {

@@ -17,7 +17,7 @@ const BLOCKS: usize = 128;
 
 /// Blocks in memory. READ and WRITE are block operations (tasks, if the
 /// buffer is longer than the CDB says), SYNCHRONIZE CACHE is a task, INQUIRY
-/// replies with the unit's name. WRITE SAME(10) increments every word of a
+/// replies with the unit's name. FORMAT UNIT is a task that stands aside. WRITE SAME(10) increments every word of a
 /// block, alone and in several steps; at odd addresses it wants the whole unit.
 pub struct Fake {
     state: Arc<LuState>,
@@ -160,6 +160,14 @@ impl LogicalUnit for Fake {
                     image.pass(&reactor).await;
                     let mut data = image.data.lock().unwrap();
                     Completion::good(out.read_at(0, &mut data[offset as usize..][..len]))
+                })
+            }
+            0x04 => {
+                let (image, reactor) = (self.gate.clone(), command.reactor.clone());
+                command.ended.stand_aside();
+                Outcome::task(async move {
+                    image.pass(&reactor).await;
+                    Completion::good(0)
                 })
             }
             0x35 => {

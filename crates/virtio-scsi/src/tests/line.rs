@@ -345,3 +345,19 @@ fn a_command_that_waits_and_then_wants_to_be_alone_keeps_its_place_before_an_ord
         assert_eq!(fake.gate.word(0), 101, "round {round}");
     }
 }
+
+#[test]
+fn nobody_waits_for_a_command_that_stands_aside() {
+    let (fake, [mut a, mut b]) = pair(1);
+    fake.gate.shut();
+    let format = a.send(REQUEST, lun(0, LUN), 1, &[0x04, 0, 0, 0, 0, 0], &[], 0);
+    fake.gate.await_waiting(1);
+    for guest in [&mut b, &mut a] {
+        let at = lun(0, LUN);
+        let ticket = guest.send_as(ORDERED, REQUEST, at, 2, &TEST_UNIT_READY, &[], 0);
+        guest.wait(&ticket).good();
+    }
+    assert!(a.reap(&format).is_none());
+    fake.gate.release();
+    a.wait(&format).good();
+}

@@ -9,7 +9,9 @@ use super::fake::{BLOCK, Fake};
 use super::harness::*;
 
 const CLEAR_TASK_SET: u32 = 3;
+const UNIT_RESET: u32 = 5;
 const ABORTED: u8 = 2;
+const RESET: u8 = 4;
 const CHECK_CONDITION: u8 = 2;
 const TASK_SET_FULL: u8 = 0x28;
 const TASK_ABORTED: u8 = 0x40;
@@ -115,6 +117,18 @@ fn with_tas_a_task_aborted_by_another_nexus_has_a_status_and_no_unit_attention()
     let ended = b.reap(&theirs).unwrap();
     assert_eq!((ended.response(), ended.status()), (0, TASK_ABORTED));
     assert_eq!(b.attentions(lun(0, 0)), []);
+}
+
+#[test]
+fn with_tas_a_reset_is_still_called_a_reset() {
+    let (fake, [mut a, mut b], [mine, theirs]) = pair(TAS);
+    let reset = a.ask(UNIT_RESET, lun(0, 0), 0);
+    a.stays_open(&reset);
+    fake.gate.release();
+    a.wait(&reset);
+    assert_eq!(a.reap(&mine).unwrap().response(), RESET);
+    assert_eq!(b.reap(&theirs).unwrap().response(), RESET);
+    assert_eq!(b.attentions(lun(0, 0)), [(0x29, 3)]);
 }
 
 #[test]
