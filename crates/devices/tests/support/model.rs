@@ -133,6 +133,18 @@ impl Model {
         }
     }
 
+    /// Whether a command that ends with GOOD may have changed the medium.
+    #[allow(dead_code, reason = "only the fuzz target asks")]
+    pub fn changes(&self, cdb: &[u8]) -> bool {
+        match kind(cdb) {
+            Kind::Read | Kind::Other => false,
+            Kind::Unmap => number(&cdb[7..9]) > 8,
+            Kind::Format | Kind::Overwrite | Kind::BlockErase => true,
+            Kind::Write | Kind::CompareAndWrite | Kind::OrWrite => range(cdb).1 != 0,
+            Kind::WriteSame => true,
+        }
+    }
+
     /// Every block is the pattern, again and again.
     fn fill(&mut self, pattern: &[u8]) {
         for block in self.bytes.chunks_mut(self.block) {
