@@ -3,11 +3,17 @@
 //! On a local device the suites skip these tests; each script below names those whose place it takes. The two
 //! controllers are two initiators to one disk, which is `$one` for the first and `$two` for the second.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 
-use super::{Figures, Lab};
+use super::{Figures, Lab, PRELUDE};
+use crate::qemu::{Job, Machine};
 use crate::scratch::Scratch;
 use crate::storage::{Server, create, over_two_controllers};
+
+/// How long a job may take: it starts some two hundred programs, one after the other.
+const TIME_LIMIT: Duration = Duration::from_secs(400);
 
 /// ProutReserve.Access*, ProutReserve.Ownership*, ProutPreempt.RemoveRegistration, CompareAndWrite.InvalidDataOutSize,
 /// MultipathIO.CompareAndWriteAsync.
@@ -40,12 +46,15 @@ fn run(lab: &Lab, scripts: &[&str]) -> Result<Figures> {
         ),
         "scsi-hd,drive=drive0,scsi-id=0,lun=0,removable=on,share-rw=on",
     )?;
-    let machine = crate::qemu::Machine {
+    let machine = Machine {
         targets: Some("0".to_owned()),
         ..lab.machine(&storage)
     };
-    let script = format!("{TOOLS}{}", scripts.concat());
-    machine.start(&super::job(&script))?.finish()?.success()?;
+    let script = format!("{PRELUDE}{TOOLS}{}", scripts.concat());
+    machine
+        .start(&Job::new(&script, TIME_LIMIT))?
+        .finish()?
+        .success()?;
     storage.stop()?;
     Ok(Vec::new())
 }
