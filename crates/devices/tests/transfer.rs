@@ -591,3 +591,20 @@ fn the_images_handle_is_opened_from_the_disk() {
         assert_eq!(image.info().name, "recorder");
     });
 }
+
+#[test]
+fn tags_of_protection_information_mean_nothing_to_a_disk_without_it() {
+    on_disk(SIZE, DiskConfig::default(), |disk| async move {
+        let long = |action: u8| {
+            let mut cdb = [0; 32];
+            cdb[..10].copy_from_slice(&[0x7F, 0, 0, 0, 0, 0, 0, 0x18, 0, action]);
+            cdb[19] = 3;
+            cdb[20..28].fill(0xFF);
+            cdb[31] = 2;
+            cdb
+        };
+        let data = pattern(2, 9);
+        disk.tell(&long(0x0B), &data).await.good();
+        assert_eq!(disk.ask(&long(0x09), data.len()).await.good(), data);
+    });
+}

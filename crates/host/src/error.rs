@@ -35,6 +35,19 @@ pub enum Error {
         /// The one that differs.
         second: String,
     },
+    /// Two devices give one target port group of a node different states.
+    #[error(
+        "{second}: {first} gives target port group {group} of this disk another access_state; a group has one state, so \
+         give both the same, or put one into a port_group of its own"
+    )]
+    AccessStatesDiffer {
+        /// A declaration.
+        first: String,
+        /// The one that differs.
+        second: String,
+        /// The group.
+        group: u16,
+    },
     /// Two disks with one file.
     #[error(
         "{origin}: {other} keeps its reservations in {}, too; give each its own pr_file=PATH",
@@ -117,6 +130,7 @@ impl Error {
             Error::Refused(_)
                 | Error::Disk { .. }
                 | Error::PathsDiffer { .. }
+                | Error::AccessStatesDiffer { .. }
                 | Error::ReservationFile { .. }
         )
     }

@@ -32,14 +32,15 @@ struct Made {
 }
 
 impl Units {
-    /// The logical unit that `disk` shows, for one path more; an access state that the device gives its port group is
-    /// set.
+    /// The logical unit that `disk` shows, for one path more. The first path in a port group brings the group's access
+    /// state.
     pub fn acquire(
         &mut self,
         model: &Model,
         disk: &model::Disk,
         image: Arc<dyn Image>,
     ) -> Result<Arc<Disk>, Error> {
+        check_access_state(model, disk)?;
         let made = match self.made.get_mut(&disk.node) {
             Some(made) => {
                 check_same(&made.first, disk)?;
@@ -51,9 +52,10 @@ impl Units {
             }
         };
         made.paths += 1;
-        let group = port(disk, 1).group;
         let state = made.unit.state();
-        state.set_access_state(group, disk.options.access_state);
+        if !state.has_port_in(group(disk)) {
+            state.set_access_state(group(disk), disk.options.access_state);
+        }
         Ok(Arc::clone(&made.unit))
     }
 
@@ -126,10 +128,31 @@ pub(crate) fn port(disk: &model::Disk, controller: u16) -> TargetPort {
     let options = &disk.options;
     TargetPort {
         relative: options.port_index.unwrap_or(controller),
-        group: options
-            .port_group
-            .unwrap_or(lunar_target::Path::DEFAULT_GROUP),
+        group: group(disk),
         name: options.port_wwn,
+    }
+}
+
+/// The target port group of the port through which the device shows its unit.
+fn group(disk: &model::Disk) -> u16 {
+    let default = lunar_target::Path::DEFAULT_GROUP;
+    disk.options.port_group.unwrap_or(default)
+}
+
+/// The paths of one target port group must agree about its access state.
+fn check_access_state(model: &Model, disk: &model::Disk) -> Result<(), Error> {
+    let mut all = model.controllers().iter().flat_map(|c| c.disks.values());
+    let contradicts = |other: &&model::Disk| {
+        (&other.node, group(other)) == (&disk.node, group(disk))
+            && other.options.access_state != disk.options.access_state
+    };
+    match all.find(contradicts) {
+        Some(other) => Err(Error::AccessStatesDiffer {
+            first: disk.origin.clone(),
+            second: other.origin.clone(),
+            group: group(disk),
+        }),
+        None => Ok(()),
     }
 }
 

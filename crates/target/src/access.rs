@@ -159,6 +159,12 @@ impl LuState {
         self.change(|shared| shared.groups.alua = alua);
     }
 
+    /// Whether anybody reaches the unit through a port of this group.
+    pub fn has_port_in(&self, group: u16) -> bool {
+        let shared = self.lock();
+        shared.nexuses.iter().any(|n| n.path.port.group == group)
+    }
+
     /// The user has chosen the access state of a group: an implicit transition, of which every nexus hears (2A/06).
     pub fn set_access_state(&self, group: u16, state: AccessState) {
         self.change(|shared| {

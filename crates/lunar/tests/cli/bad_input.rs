@@ -331,3 +331,42 @@ fn unknown_option_is_a_usage_error() {
     assert_eq!(output.status.code(), Some(USAGE));
     assert!(stderr(&output).contains("'--colour'"));
 }
+
+#[test]
+fn paths_that_contradict_each_other_about_their_port_group_are_refused() {
+    let place = Place::new();
+    let disk = |bus: &str, path: &str| format!("scsi-hd,drive=d,bus={bus}.0,share-rw=on{path}");
+    let (left, right) = (disk("a", ",access_state=standby"), disk("b", ""));
+    let arguments = |right: &str| {
+        [
+            ["--device", "virtio-scsi-pci,id=a,socket=s"],
+            ["--device", "virtio-scsi-pci,id=b,socket=t"],
+            ["--blockdev", "memory,node-name=d,size=1M"],
+            ["--device", &left],
+            ["--device", right],
+        ]
+        .concat()
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+    };
+    let output = place.run(
+        &std::iter::once("serve")
+            .chain(arguments(&right).iter().map(String::as_str))
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!(
+        stderr(&output),
+        format!(
+            "lunar: --device {right}: --device {left} gives target port group 1 of this disk another access_state; a \
+             group has one state, so give both the same, or put one into a port_group of its own\n"
+        )
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!place.path("s").exists() && !place.path("t").exists());
+    // In a group of its own it may be as it likes.
+    let apart = disk("b", ",port_group=2");
+    let arguments = arguments(&apart);
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    place.serve(&arguments, &["s", "t"]);
+}

@@ -153,11 +153,12 @@ const ALL_UNITS: DeviceTypes = DeviceTypes::UNITS.union(DeviceTypes::WELL_KNOWN)
 const UNITS: DeviceTypes = DeviceTypes::UNITS;
 const ALL: DeviceTypes = ALL_UNITS.union(DeviceTypes::ABSENT);
 
-/// Usage data of a 32-byte block command: its service action and the flags that every unit has.
+/// Usage data of a 32-byte block command: its service action and the flags that every unit has. The tags of protection
+/// information mean nothing to a unit without it, which ignores them (SBC-3 5.36); tools send them nevertheless.
 const fn long(action: u8, flags: u8) -> [u8; 32] {
     [
-        0x7f, 0, 0, 0, 0, 0, 0, 0x18, 0, action, flags, 0, F, F, F, F, F, F, F, F, 0, 0, 0, 0, 0,
-        0, 0, 0, F, F, F, F,
+        0x7f, 0, 0, 0, 0, 0, 0, 0x18, 0, action, flags, 0, F, F, F, F, F, F, F, F, F, F, F, F, F,
+        F, F, F, F, F, F, F,
     ]
 }
 
