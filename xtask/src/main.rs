@@ -4,7 +4,8 @@
 //! it, and build what is left to build: the workspace, and a small Linux guest out of Debian packages
 //! ([`guest_image`]). A guest is a [`qemu::Machine`] whose disks come from `lunar serve` ([`storage`]); it runs one
 //! job and reports the job's output and exit status. [`demo`] runs the job that the user typed,
-//! [`guest_tests`] runs the project's, [`conformance`] a public suite, [`check`] looks at everything that needs no guest.
+//! [`guest_tests`] runs the project's, [`conformance`] a public suite, [`check`] looks at everything that needs no guest, [`qmp`] is
+//! a session of QMP's own client with a server.
 //!
 //! Nothing outlives the command, however it ends: every child process is tied to its parent's life
 //! ([`process`]), and every temporary directory to a janitor that waits for the command's end ([`scratch`]).
@@ -26,6 +27,7 @@ mod kernel;
 mod picture;
 mod process;
 mod qemu;
+mod qmp;
 mod scratch;
 mod storage;
 mod test;

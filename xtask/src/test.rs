@@ -10,7 +10,7 @@ use crate::guest_image::GuestImage;
 use crate::guest_tests::{self, Lab, Tally};
 use crate::process::{step, tied};
 use crate::storage::{Server, build_lunar};
-use crate::{apt, boot_disk, check, process, target_directory};
+use crate::{apt, boot_disk, check, process, qmp, target_directory};
 
 #[derive(Args)]
 pub struct Options {
@@ -31,6 +31,8 @@ enum Part {
     Check,
     /// Tests of the crates
     Crates,
+    /// A session of QMP's own client with a server
+    Qmp,
     /// Tests in a real Linux guest
     Guest,
 }
@@ -46,6 +48,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     if wanted(Part::Crates) {
         tally += crate_tests()?;
+    }
+    if wanted(Part::Qmp) {
+        tally += qmp::test()?;
     }
     if guest {
         tally += in_guests(options)?;

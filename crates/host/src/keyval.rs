@@ -115,8 +115,15 @@ impl Options {
     fn from_json(text: &str) -> Result<Options, Error> {
         let object: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(text).map_err(|e| Error::Json(e.to_string()))?;
+        Options::from_object(&object)
+    }
+
+    /// The members of a JSON object.
+    pub fn from_object(
+        object: &serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Options, Error> {
         let mut options = Options::default();
-        flatten("", &object, &mut options)?;
+        flatten("", object, &mut options)?;
         Ok(options)
     }
 

@@ -26,6 +26,8 @@ pub enum Command {
     /// Serve disks to virtual machines
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Serve),
+    /// Talk to a running server in the words of QEMU's monitor
+    Monitor(Monitor),
     /// List what is behind a vhost-user SCSI socket, as a guest would find it
     Probe(Probe),
     /// Print a completion script for a shell
@@ -62,6 +64,10 @@ pub struct Serve {
     #[arg(long, value_name = "PROPERTIES")]
     pub device: Vec<String>,
 
+    /// Take commands here: unix:PATH or stdio, in QMP (repeatable)
+    #[arg(long, visible_alias = "qmp", value_name = "PLACE", value_parser = crate::monitors::place)]
+    pub monitor: Vec<crate::monitors::Place>,
+
     /// Request queues of a controller [default: one for each CPU of the host]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(lunar_host::catalog::MAX_QUEUES)))]
     pub queues: Option<u16>,
@@ -83,6 +89,15 @@ pub struct Serve {
     pub print_capabilities: bool,
 }
 
+/// `lunar monitor`.
+#[derive(Debug, Args)]
+#[command(after_help = MONITOR_EXAMPLES)]
+pub struct Monitor {
+    /// The server's monitor: the PATH of its --monitor unix:PATH
+    #[arg(value_name = "SOCKET")]
+    pub socket: PathBuf,
+}
+
 /// `lunar probe`.
 #[derive(Debug, Args)]
 pub struct Probe {
@@ -100,7 +115,17 @@ Examples:
   lunar serve --socket-path /run/vm1.sock disk.qcow2     serve an image; prints QEMU's side of it
   lunar serve --device help                              list the devices
   lunar serve --device scsi-hd,help                      list the properties of a device
+  lunar serve --monitor unix:/run/vm1.qmp …              take commands while serving
+  lunar monitor /run/vm1.qmp                             give them
   lunar probe /run/vm1.sock                              list what a guest would find there";
+
+const MONITOR_EXAMPLES: &str = "\
+Type help for the commands. A line that begins with { is sent as it is, in QMP. Examples:
+  info block
+  drive_add 0 file=data.qcow2,format=qcow2,if=none,id=data
+  device_add scsi-hd,drive=data,id=disk1
+  device_del disk1
+  {\"execute\":\"query-status\"}";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:
@@ -126,7 +151,7 @@ Standard output has the QEMU options that attach each controller. SIGTERM and SI
 server after everything is flushed.";
 
 /// The options that QEMU spells with one dash.
-const SINGLE_DASH: &[&str] = &["-blockdev", "-device", "-drive", "-monitor"];
+const SINGLE_DASH: &[&str] = &["-blockdev", "-device", "-drive", "-monitor", "-qmp"];
 
 /// The arguments with QEMU's spellings turned into ours, and `serve` put in front of the options of the vhost-user
 /// back-end conventions when a program that only knows these starts us (VU-060).

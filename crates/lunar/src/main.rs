@@ -2,6 +2,7 @@
 //!
 //! `lunar serve` reads declarations in QEMU's words ([`declare`]), has them served ([`serve`]; the objects and what they
 //! do are the `lunar-host` crate's), and prints what to add to QEMU ([`qemu`]).
+//! Commands come to a running server through its monitors ([`monitors`]), from programs or from `lunar monitor` ([`console`]).
 //! `lunar probe` looks at such a socket from the guest's side ([`probe`]).
 //!
 //! Standard output is for results, standard error for messages and logs. The exit status is 2 when the command line is
@@ -13,7 +14,9 @@
 )]
 
 mod args;
+mod console;
 mod declare;
+mod monitors;
 mod probe;
 mod qemu;
 mod serve;
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
     }
     let outcome = match CommandLine::parse_from(args::translate(arguments)).command {
         Command::Serve(serve) => serve::run(&serve),
+        Command::Monitor(options) => console::run(&options),
         Command::Probe(options) => probe::run(&options),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -77,6 +81,11 @@ fn main() -> ExitCode {
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// The same where standard output is taken.
+fn say_aside(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Tells the user of something that looks wrong and works.

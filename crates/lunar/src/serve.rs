@@ -21,8 +21,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::args::Serve;
 use crate::declare;
+use crate::monitors::Monitors;
 use crate::qemu::{self, Row, Served};
-use crate::{Failure, say, warn};
+use crate::{Failure, say, say_aside, warn};
 
 /// How often a server for one given connection is asked whether it has ended.
 const FINISHED_POLL: Timespec = Timespec {
@@ -51,13 +52,23 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
         },
         queues: serve.queues,
     };
+    // Who is served already is asked before an image is opened.
+    let monitors = Monitors::bind(&serve.monitor).map_err(Failure::Runtime)?;
     let host = Host::start(config, model).map_err(failure)?;
-    announce(&host);
+    let monitors = monitors.start(&host).map_err(Failure::Runtime)?;
+    let say = if monitors.is_on_stdout() {
+        say_aside
+    } else {
+        say
+    };
+    announce(&host, say);
     let reason = signals
         .wait(&host)
         .context("signals")
         .map_err(Failure::Runtime)?;
-    host.shut_down(reason).map_err(failure)
+    let ended = host.shut_down(reason);
+    monitors.stop();
+    ended.map_err(failure)
 }
 
 fn failure(error: lunar_host::Error) -> Failure {
@@ -67,7 +78,7 @@ fn failure(error: lunar_host::Error) -> Failure {
     }
 }
 
-fn announce(host: &Host) {
+fn announce(host: &Host, say: fn(&str)) {
     let model = host.model();
     warn_of_content(&model);
     for drive in model.unused_drives() {

@@ -136,10 +136,7 @@ pub fn schema_info() -> Type {
                     tag: "meta-type",
                     cases: cases
                         .into_iter()
-                        .filter_map(|(case, kind)| match kind {
-                            Type::Named(definition) => Some((case.into(), definition())),
-                            _ => None,
-                        })
+                        .filter_map(|(case, kind)| Some((case.into(), kind.definition()?)))
                         .collect(),
                 }),
                 open: false,

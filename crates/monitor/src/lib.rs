@@ -23,16 +23,22 @@
 //! # Errors
 //! [`Error`] is what a command answers: a class for programs, a sentence for people. Argument errors have QEMU's words.
 
+mod bridge;
 mod command;
+mod commands;
+
 mod error;
 mod event;
+pub mod hmp;
 mod introspect;
 pub mod json;
 pub mod schema;
 mod server;
 mod session;
 
+pub use bridge::{forward, notice};
 pub use command::{Command, EventType, Table};
+pub use commands::table;
 pub use error::{Class, Error};
 pub use event::Notice;
 pub use server::{Endpoint, MAX_CLIENTS, Notifier, Running, Server};
@@ -57,3 +63,8 @@ qapi! {
 
 /// The version that a greeting shows.
 pub type Version = VersionInfo;
+
+/// Lunar's own.
+pub fn version() -> Version {
+    commands::version_info()
+}

@@ -32,6 +32,8 @@ pub enum Type {
     Array(Box<Type>),
     /// A type with a name. A function, because types may contain themselves.
     Named(fn() -> Definition),
+    /// A type with a name, made from a table.
+    Made(Box<Definition>),
 }
 
 /// The range of a whole number.
@@ -260,8 +262,10 @@ impl Type {
                     element.check(&format!("{name}[{i}]"), value)
                 })
             }
-            (Type::Named(definition), value) => {
-                let definition = definition();
+            (Type::Named(_) | Type::Made(_), value) => {
+                let Some(definition) = self.definition() else {
+                    return Ok(());
+                };
                 match (&definition.kind, value) {
                     (Kind::Object(object), Value::Object(members)) => object.check(name, members),
                     (Kind::Object(_), _) => wrong("object"),
@@ -299,21 +303,20 @@ impl Type {
             Type::Null => value.is_null(),
             Type::Any => true,
             Type::Array(_) => value.is_array(),
-            Type::Named(definition) => match definition().kind {
-                Kind::Enum(_) => value.is_string(),
-                Kind::Object(_) => value.is_object(),
-                Kind::Alternate(types) => types.iter().any(|kind| kind.is_like(value)),
+            Type::Named(_) | Type::Made(_) => match self.definition().map(|found| found.kind) {
+                Some(Kind::Enum(_)) => value.is_string(),
+                Some(Kind::Object(_)) => value.is_object(),
+                Some(Kind::Alternate(types)) => types.iter().any(|kind| kind.is_like(value)),
+                None => false,
             },
         }
     }
 
-    /// The object that this is, if it is one.
-    pub fn object(&self) -> Option<Object> {
+    /// What stands behind the name, if it has one.
+    pub fn definition(&self) -> Option<Definition> {
         match self {
-            Type::Named(definition) => match definition().kind {
-                Kind::Object(object) => Some(object),
-                _ => None,
-            },
+            Type::Named(definition) => Some(definition()),
+            Type::Made(definition) => Some((**definition).clone()),
             _ => None,
         }
     }
@@ -401,6 +404,7 @@ impl Introspection {
                 name
             }
             Type::Named(definition) => self.add_definition(definition()),
+            Type::Made(definition) => self.add_definition((**definition).clone()),
         }
     }
 

@@ -73,7 +73,7 @@ impl Endpoint {
 #[derive(Debug)]
 pub struct Server<S> {
     table: Table<S>,
-    subject: Arc<S>,
+    subject: S,
     version: Version,
     listeners: Vec<(UnixListener, SocketFile)>,
     clients: Vec<Client>,
@@ -86,7 +86,7 @@ impl<S: Send + Sync + 'static> Server<S> {
     /// Will carry out the commands of `table` on `subject` for the clients of all `endpoints`.
     pub fn new(
         table: Table<S>,
-        subject: Arc<S>,
+        subject: S,
         version: Version,
         endpoints: Vec<Endpoint>,
     ) -> io::Result<Server<S>> {

@@ -1,10 +1,15 @@
 //! The protocol over a toy: a counter that can be set, asked and broken.
-#![allow(missing_docs, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a failed expectation is a test's verdict"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -91,13 +96,7 @@ fn lab() -> Lab {
         package: "Toy".into(),
     };
     let endpoint = Endpoint::bind(&path).unwrap();
-    let server = Server::new(
-        table(),
-        Arc::new(Counter::default()),
-        version,
-        vec![endpoint],
-    )
-    .unwrap();
+    let server = Server::new(table(), Counter::default(), version, vec![endpoint]).unwrap();
     Lab {
         path,
         running: server.start().unwrap(),

@@ -1,0 +1,98 @@
+//! The commands over a host, with their types: QEMU's, as far as there is something behind them.
+
+mod block;
+mod device;
+mod options;
+mod qom;
+mod run;
+
+use std::sync::Arc;
+
+use lunar_host::Host;
+
+use crate::schema::{Described, Type};
+use crate::{Command, EventType, Table};
+
+/// Says what a type looks like.
+type Describe = fn() -> Type;
+
+/// Every event, and its data.
+pub(crate) const EVENTS: &[(&str, Describe)] = &[
+    ("BLOCK_IO_ERROR", block::BlockIoError::describe),
+    (
+        "BLOCK_WRITE_THRESHOLD",
+        block::BlockWriteThreshold::describe,
+    ),
+    ("DEVICE_DELETED", device::DeviceDeleted::describe),
+    ("DEVICE_TRAY_MOVED", device::DeviceTrayMoved::describe),
+    ("RESUME", crate::schema::Empty::describe),
+    ("SHUTDOWN", run::Shutdown::describe),
+    ("STOP", crate::schema::Empty::describe),
+];
+
+/// Everything that can be asked of a host.
+pub fn table() -> Table<Arc<Host>> {
+    let commands = vec![
+        Command::new(
+            "device_add",
+            "adds a controller, or a disk to one; takes the properties of --device",
+            device::add,
+        )
+        .taking(Type::Named(options::device)),
+        Command::new(
+            "device_del",
+            "removes a device by its id or path; DEVICE_DELETED tells when both are free again",
+            device::remove,
+        ),
+        Command::new(
+            "device-list-properties",
+            "the properties of a kind of device",
+            device::list_properties,
+        ),
+        Command::new(
+            "blockdev-add",
+            "opens an image as a block node; takes the properties of --blockdev",
+            block::add,
+        )
+        .taking(Type::Named(options::blockdev)),
+        Command::new(
+            "blockdev-del",
+            "closes a block node that nothing uses",
+            block::remove,
+        ),
+        Command::new(
+            "block_resize",
+            "gives a drive or node another size; shrinking takes force",
+            block::resize,
+        ),
+        Command::new("query-block", "drives and what is in them", block::query),
+        Command::new("query-named-block-nodes", "block nodes", block::query_nodes),
+        Command::new(
+            "query-blockstats",
+            "what was done with drives, or with nodes",
+            query_stats,
+        ),
+        Command::new("qom-list", "what an object has", qom::list),
+        Command::new("qom-get", "a property of an object", qom::get),
+        Command::new("query-status", "whether requests are taken", status),
+        Command::new("stop", "takes no more requests: they wait", stop),
+        Command::new("cont", "takes requests again", cont),
+        Command::new("query-version", "what answers here", run::version),
+        Command::new("quit", "ends the server", run::quit),
+        Command::new(
+            "human-monitor-command",
+            "carries out a line as people type it in QEMU's monitor",
+            run::human,
+        ),
+    ];
+    let events = EVENTS
+        .iter()
+        .map(|(name, data)| EventType { name, data: data() })
+        .collect();
+    Table::new(commands, events)
+}
+
+pub(crate) use block::{BlockDel, BlockStats, QueryStats};
+pub(crate) use block::{query as query_block, query_stats, remove as remove_node};
+pub(crate) use device::{add_options as add_device, remove_named as remove_device};
+pub(crate) use run::{cont, status, stop, version_info};

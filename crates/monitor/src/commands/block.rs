@@ -1,0 +1,383 @@
+//! Block nodes, drives, and what was done with them.
+
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use lunar_host::keyval::Options;
+use lunar_host::model::Model;
+use lunar_host::{DeviceInfo, Host, NodeInfo};
+use serde_json::Value;
+
+use super::device::object_options;
+use crate::Error;
+use crate::schema::{Empty, qapi};
+
+qapi! {
+    /// A node.
+    struct BlockDel {
+        node_name = "node-name": String,
+    }
+
+    /// A drive or a node, and the size that it is to have. `force` is Lunar's own: it lets the end be cut off.
+    struct BlockResize {
+        device: Option<String>,
+        node_name = "node-name": Option<String>,
+        size: u64,
+        force: Option<bool>,
+    }
+
+    /// Which nodes.
+    struct QueryNodes {
+        flat: Option<bool>,
+    }
+
+    /// Whose statistics.
+    struct QueryStats {
+        query_nodes = "query-nodes": Option<bool>,
+    }
+
+    /// What becomes of zeroes that are written.
+    enum DetectZeroes {
+        /// They are written.
+        Off = "off",
+        /// They need no space.
+        On = "on",
+        /// They free space.
+        Unmap = "unmap",
+    }
+
+    /// How the host's page cache is used.
+    struct BlockdevCacheInfo {
+        writeback: bool,
+        direct: bool,
+        no_flush = "no-flush": bool,
+    }
+
+    /// An image.
+    struct ImageInfo {
+        filename: String,
+        format: String,
+        actual_size = "actual-size": Option<u64>,
+        virtual_size = "virtual-size": u64,
+    }
+
+    /// A node. No limits of rate and no threshold are 0.
+    struct BlockDeviceInfo {
+        file: String,
+        node_name = "node-name": Option<String>,
+        ro: bool,
+        drv: String,
+        backing_file_depth: i64,
+        encrypted: bool,
+        detect_zeroes: DetectZeroes,
+        bps: i64,
+        bps_rd: i64,
+        bps_wr: i64,
+        iops: i64,
+        iops_rd: i64,
+        iops_wr: i64,
+        image: ImageInfo,
+        cache: BlockdevCacheInfo,
+        write_threshold: i64,
+        active: bool,
+    }
+
+    /// Whether operations have failed and wait.
+    enum BlockDeviceIoStatus {
+        /// None.
+        Ok = "ok",
+        /// For some reason.
+        Failed = "failed",
+        /// For want of space.
+        Nospace = "nospace",
+    }
+
+    /// A drive, or a device that shows a node without one.
+    struct BlockInfo {
+        device: String,
+        qdev: Option<String>,
+        kind = "type": String,
+        removable: bool,
+        locked: bool,
+        inserted: Option<BlockDeviceInfo>,
+        io_status = "io-status": Option<BlockDeviceIoStatus>,
+    }
+
+    /// What was done. Members that QEMU's schema demands and that are not counted here are 0.
+    struct BlockDeviceStats {
+        rd_bytes: u64,
+        wr_bytes: u64,
+        unmap_bytes: u64,
+        rd_operations: u64,
+        wr_operations: u64,
+        flush_operations: u64,
+        unmap_operations: u64,
+        rd_total_time_ns: u64,
+        wr_total_time_ns: u64,
+        flush_total_time_ns: u64,
+        unmap_total_time_ns: u64,
+        wr_highest_offset: u64,
+        rd_merged: u64,
+        wr_merged: u64,
+        unmap_merged: u64,
+        failed_rd_operations: u64,
+        failed_wr_operations: u64,
+        failed_flush_operations: u64,
+        failed_unmap_operations: u64,
+        invalid_rd_operations: u64,
+        invalid_wr_operations: u64,
+        invalid_flush_operations: u64,
+        invalid_unmap_operations: u64,
+        account_invalid: bool,
+        account_failed: bool,
+        timed_stats: Vec<Value>,
+    }
+
+    /// Statistics of a drive, a device or a node.
+    struct BlockStats {
+        device: Option<String>,
+        qdev: Option<String>,
+        node_name = "node-name": Option<String>,
+        stats: BlockDeviceStats,
+        parent: Option<Box<BlockStats>>,
+    }
+
+    /// What failed.
+    enum IoOperationType {
+        /// A read.
+        Read = "read",
+        /// Anything else.
+        Write = "write",
+    }
+
+    /// What is done about it.
+    enum BlockErrorAction {
+        /// It counts as done.
+        Ignore = "ignore",
+        /// The guest is told.
+        Report = "report",
+        /// It waits to be repeated.
+        Stop = "stop",
+    }
+
+    /// An image has failed an operation.
+    struct BlockIoError {
+        qom_path = "qom-path": String,
+        device: String,
+        node_name = "node-name": Option<String>,
+        operation: IoOperationType,
+        action: BlockErrorAction,
+        nospace: Option<bool>,
+        reason: String,
+    }
+
+    /// Writing has passed the mark that was set.
+    struct BlockWriteThreshold {
+        node_name = "node-name": String,
+        amount_exceeded = "amount-exceeded": u64,
+        write_threshold = "write-threshold": u64,
+    }
+}
+
+/// `blockdev-add`.
+pub fn add(host: &Arc<Host>, arguments: Value) -> Result<Empty, Error> {
+    let options: Options = object_options(arguments)?;
+    let origin = format!(
+        "node {}",
+        options.get("node-name").unwrap_or("without name")
+    );
+    host.add_blockdev(options, &origin)?;
+    Ok(Empty {})
+}
+
+/// `blockdev-del`.
+pub fn remove(host: &Arc<Host>, arguments: BlockDel) -> Result<Empty, Error> {
+    let name = arguments.node_name;
+    if host.model().node(&name).is_none() {
+        return Err(Error::generic(format!(
+            "Failed to find node with node-name='{name}'"
+        )));
+    }
+    host.remove_node(&name)?;
+    Ok(Empty {})
+}
+
+/// `block_resize`.
+pub fn resize(host: &Arc<Host>, arguments: BlockResize) -> Result<Empty, Error> {
+    let BlockResize {
+        device,
+        node_name,
+        size,
+        force,
+    } = arguments;
+    let model = host.model();
+    let named = device.as_ref().or(node_name.as_ref());
+    let known = named.filter(|name| model.drive(name).is_some() || model.node(name).is_some());
+    let Some(name) = known else {
+        return Err(Error::generic(format!(
+            "Cannot find device='{}' nor node-name='{}'",
+            device.unwrap_or_default(),
+            node_name.unwrap_or_default()
+        )));
+    };
+    host.resize(name, size, force.unwrap_or(false))?;
+    Ok(Empty {})
+}
+
+/// A drive without device, a drive with its first device, or a device without a drive.
+struct Entry {
+    drive: Option<String>,
+    node: String,
+    device: Option<DeviceInfo>,
+}
+
+fn entries(host: &Arc<Host>) -> Vec<Entry> {
+    let model: Model = host.model();
+    let mut devices = host.devices();
+    let mut entries = Vec::new();
+    for drive in model.drives() {
+        let uses = |device: &DeviceInfo| device.drive.as_deref() == Some(&*drive.id);
+        let first = devices.iter().position(uses);
+        let device = first.map(|at| devices.remove(at));
+        // Further paths to the same drive are no further drives.
+        devices.retain(|device| !uses(device));
+        entries.push(Entry {
+            drive: Some(drive.id.clone()),
+            node: drive.node.clone(),
+            device,
+        });
+    }
+    entries.extend(devices.into_iter().map(|device| Entry {
+        drive: None,
+        node: device.node.clone(),
+        device: Some(device),
+    }));
+    entries
+}
+
+impl Entry {
+    fn qdev(&self) -> Option<String> {
+        let device = self.device.as_ref()?;
+        Some(device.id.clone().unwrap_or_else(|| device.path.clone()))
+    }
+}
+
+/// `query-block`.
+pub fn query(host: &Arc<Host>, _: Empty) -> Result<Vec<BlockInfo>, Error> {
+    let nodes = host.nodes();
+    let info = |entry: Entry| BlockInfo {
+        device: entry.drive.clone().unwrap_or_default(),
+        qdev: entry.qdev(),
+        kind: "unknown".to_owned(),
+        removable: entry.device.as_ref().is_some_and(|device| device.removable),
+        locked: false,
+        inserted: nodes
+            .iter()
+            .find(|node| node.name == entry.node)
+            .map(node_info),
+        io_status: entry.device.as_ref().map(|_| BlockDeviceIoStatus::Ok),
+    };
+    Ok(entries(host).into_iter().map(info).collect())
+}
+
+/// `query-named-block-nodes`. Nodes are listed flat, whether asked for or not: none contains another.
+pub fn query_nodes(host: &Arc<Host>, _: QueryNodes) -> Result<Vec<BlockDeviceInfo>, Error> {
+    Ok(host.nodes().iter().map(node_info).collect())
+}
+
+fn node_info(node: &NodeInfo) -> BlockDeviceInfo {
+    let file = std::fs::metadata(&node.file).ok();
+    let regular = file.filter(std::fs::Metadata::is_file);
+    let length = || regular.as_ref().map_or(0, std::fs::Metadata::len);
+    BlockDeviceInfo {
+        file: node.file.clone(),
+        node_name: Some(node.name.clone()),
+        ro: node.read_only,
+        drv: node.driver.to_owned(),
+        backing_file_depth: 0,
+        encrypted: false,
+        detect_zeroes: match node.detect_zeroes {
+            "unmap" => DetectZeroes::Unmap,
+            "on" => DetectZeroes::On,
+            _ => DetectZeroes::Off,
+        },
+        bps: 0,
+        bps_rd: 0,
+        bps_wr: 0,
+        iops: 0,
+        iops_rd: 0,
+        iops_wr: 0,
+        image: ImageInfo {
+            filename: node.file.clone(),
+            format: node.driver.to_owned(),
+            actual_size: regular
+                .as_ref()
+                .map(|file| file.blocks().saturating_mul(512)),
+            virtual_size: node.size.unwrap_or_else(length),
+        },
+        cache: BlockdevCacheInfo {
+            writeback: true,
+            direct: node.direct,
+            no_flush: node.no_flush,
+        },
+        write_threshold: 0,
+        active: true,
+    }
+}
+
+/// `query-blockstats`.
+pub fn query_stats(host: &Arc<Host>, arguments: QueryStats) -> Result<Vec<BlockStats>, Error> {
+    let nodes = host.nodes();
+    if arguments.query_nodes == Some(true) {
+        let all = nodes.iter().map(|node| BlockStats {
+            device: None,
+            qdev: None,
+            node_name: Some(node.name.clone()),
+            stats: counted(&node.stats),
+            parent: None,
+        });
+        return Ok(all.collect());
+    }
+    let stats = |entry: Entry| {
+        let node = nodes.iter().find(|node| node.name == entry.node);
+        BlockStats {
+            device: Some(entry.drive.clone().unwrap_or_default()),
+            qdev: entry.qdev(),
+            stats: node.map_or_else(|| counted(&Default::default()), |node| counted(&node.stats)),
+            node_name: Some(entry.node),
+            parent: None,
+        }
+    };
+    Ok(entries(host).into_iter().map(stats).collect())
+}
+
+fn counted(stats: &lunar_host::BlockStats) -> BlockDeviceStats {
+    BlockDeviceStats {
+        rd_bytes: stats.read_bytes,
+        wr_bytes: stats.written_bytes,
+        unmap_bytes: 0,
+        rd_operations: stats.reads,
+        wr_operations: stats.writes,
+        flush_operations: stats.flushes,
+        unmap_operations: stats.discards,
+        rd_total_time_ns: 0,
+        wr_total_time_ns: 0,
+        flush_total_time_ns: 0,
+        unmap_total_time_ns: 0,
+        wr_highest_offset: 0,
+        rd_merged: 0,
+        wr_merged: 0,
+        unmap_merged: 0,
+        failed_rd_operations: 0,
+        failed_wr_operations: 0,
+        failed_flush_operations: 0,
+        failed_unmap_operations: 0,
+        invalid_rd_operations: 0,
+        invalid_wr_operations: 0,
+        invalid_flush_operations: 0,
+        invalid_unmap_operations: 0,
+        account_invalid: true,
+        account_failed: true,
+        timed_stats: Vec::new(),
+    }
+}
