@@ -517,7 +517,9 @@ fn a_full_file_system_delays_writes_until_there_is_room() {
         // Filled to the last page.
         let mut file = std::fs::File::create(&ballast).unwrap();
         while std::io::Write::write(&mut file, &[0; 4096]).is_ok_and(|n| n > 0) {}
-        let data: Vec<u8> = (0..16 * BYTES).map(|i| (i / 512) as u8 + 1).collect();
+        let data: Vec<u8> = (0..16 * BYTES)
+            .map(|i| u8::try_from(i / 512).unwrap() + 1)
+            .collect();
         let large = [0x2a, 0, 0, 0, 0x40, 0, 0, 0, 128, 0];
         guest.send(&large, Data::Out(&data));
         host.await_stop();

@@ -11,8 +11,11 @@ const ABORT_TASK: u32 = 0;
 const ADDRESS: [u8; 8] = [1, 0, 0x40, 0, 0, 0, 0, 0];
 const REQUEST_SENSE: [u8; 6] = [3, 0, 0, 0, 18, 0];
 
-/// CDB, parameter list, and what others are told meanwhile: with IMMED and without.
-const ERASERS: [(&[u8], &[u8], (u8, u8)); 5] = [
+/// CDB, parameter list, and what others are told meanwhile.
+type Eraser = (&'static [u8], &'static [u8], (u8, u8));
+
+/// With IMMED and without.
+const ERASERS: [Eraser; 5] = [
     (&[4, 0, 0, 0, 0, 0], &[], (0x04, 0x04)),
     (&[4, 0x10, 0, 0, 0, 0], &[0, 0x82, 0, 0], (0x04, 0x04)),
     (
@@ -48,7 +51,7 @@ fn write(guest: &mut Guest, queue: usize, lba: u32, byte: u8) -> Ticket {
     guest.send(queue, ADDRESS, 5, &write10(lba, 1), &block, 0)
 }
 
-fn erase(guest: &mut Guest, (cdb, list, _): (&[u8], &[u8], (u8, u8))) -> Ticket {
+fn erase(guest: &mut Guest, (cdb, list, _): Eraser) -> Ticket {
     guest.send(REQUEST, ADDRESS, 9, cdb, list, 0)
 }
 
