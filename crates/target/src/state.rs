@@ -653,6 +653,8 @@ mod tests {
         let state = LuState::default();
         for nexus in [A, B] {
             add(&state, nexus);
+        }
+        for nexus in [A, B] {
             drain(&state, nexus);
         }
         let naca = Manner {
