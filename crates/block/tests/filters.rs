@@ -829,3 +829,64 @@ proptest! {
         prop_assert!(started.ended.try_recv().is_err());
     }
 }
+
+/// What a policy costs: `cargo test --release -p lunar-block --test filters -- --ignored --nocapture`.
+#[test]
+#[ignore = "figures, to be read by people"]
+#[allow(clippy::print_stdout, reason = "its output is its purpose")]
+fn figures_of_what_an_operation_costs() {
+    use lunar_block::{Limit, Limits, Throttle, ThrottleGroup};
+    let null = || {
+        let driver = Driver::Null {
+            size: SIZE,
+            read_zeroes: false,
+            latency_ns: 0,
+        };
+        open_node(driver, &NodeOptions::default()).unwrap()
+    };
+    let throttle = |average| {
+        let iops_total = Limit {
+            average,
+            ..Limit::default()
+        };
+        let limits = Limits {
+            iops_total,
+            ..Limits::default()
+        };
+        let group = ThrottleGroup::new(limits).unwrap();
+        Throttle::new(null(), group, &NodeOptions::default()).unwrap()
+    };
+    let policy: Arc<dyn Image> = ErrorPolicy::new(null(), STOP, |_| ());
+    let subjects: [(&str, Arc<dyn Image>); 5] = [
+        ("null", null()),
+        ("policy on null", policy),
+        ("throttle without limits on null", throttle(0)),
+        (
+            "throttle far from its limit on null",
+            throttle(1_000_000_000),
+        ),
+        ("blkdebug without rules on null", faulty(null(), Vec::new())),
+    ];
+    let reactor = Reactor::new();
+    let mut best = [f64::MAX; 5];
+    for _ in 0..9 {
+        for ((_, image), best) in subjects.iter().zip(&mut best) {
+            let image = image.clone();
+            let time = reactor.run(move |reactor| async move {
+                let io = image.open(&reactor).unwrap();
+                let memory = Memory::new(&[4096], 0);
+                let begun = Instant::now();
+                for n in 0..1_000_000u64 {
+                    let mut op = Op::read(n % 64 * 4096, memory.sgl());
+                    let progress = io.start(&mut op, lunar_reactor::Token(n));
+                    assert!(matches!(progress, lunar_block::Progress::Done(Ok(()))));
+                }
+                begun.elapsed().as_secs_f64() * 1e3
+            });
+            *best = best.min(time);
+        }
+    }
+    for ((name, _), best) in subjects.iter().zip(best) {
+        println!("{name}: {best:.1} ns");
+    }
+}
