@@ -11,7 +11,7 @@ mod node;
 pub use controller::{CONTROLLER, ControllerOptions, MAX_QUEUES};
 pub use disk::{DISK, DiskOptions, MAX_LUN};
 pub use drive::{DRIVE, DriveOptions, Format};
-pub use node::{BLOCK_DRIVERS, BlockDriver, BlockKind, BlockOptions};
+pub use node::{BLOCK_DRIVERS, BlockDriver, BlockKind, BlockOptions, FAULT, FaultOptions};
 
 /// A kind of device that `--device` makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -119,9 +119,9 @@ pub struct Occurrence {
 }
 
 /// Where events are published.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Events {
-    readers: Mutex<Vec<Weak<Queue>>>,
+    readers: Arc<Mutex<Vec<Weak<Queue>>>>,
 }
 
 impl Events {

@@ -50,12 +50,13 @@ impl Host {
     /// The first thing that cannot be made. Nothing is left then.
     pub fn start(config: Config, model: Model) -> Result<Arc<Host>, Error> {
         let workers = Workers::start(config.workers.clone()).map_err(Error::Workers)?;
+        let events = Events::default();
         let quit = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let growth = Growth::new();
         let mut live = Live {
             model,
             images: Images::new(growth.clone()),
-            units: Units::default(),
+            units: Units::new(events.clone()),
             adapters: BTreeMap::new(),
             leaving: BTreeSet::new(),
             run: RunState::Running,
@@ -65,7 +66,7 @@ impl Host {
         let host = Arc::new(Host {
             config,
             workers,
-            events: Events::default(),
+            events,
             live: Mutex::new(live),
             growth,
             follower: Mutex::default(),
@@ -259,7 +260,11 @@ impl Host {
 
     /// Whether requests are taken.
     pub fn status(&self) -> RunState {
-        self.lock_anyway().run
+        let live = self.lock_anyway();
+        match live.run {
+            RunState::Running if live.is_stopped_by_error() => RunState::IoError,
+            run => run,
+        }
     }
 
     /// Takes no more requests, from any guest: they wait, those in flight complete.
@@ -270,7 +275,7 @@ impl Host {
         self.set_run(RunState::Paused)
     }
 
-    /// Takes requests again.
+    /// Takes requests again, and lets disks go on that an error has stopped.
     ///
     /// # Errors
     /// The host has been stopped for good.
@@ -280,7 +285,11 @@ impl Host {
 
     fn set_run(&self, run: RunState) -> Result<(), Error> {
         let mut live = self.lock()?;
+        let retried = run == RunState::Running && live.retry();
         if live.run == run {
+            if retried {
+                self.events.publish(Event::Resume);
+            }
             return Ok(());
         }
         for adapter in live.adapters.values() {
@@ -290,7 +299,7 @@ impl Host {
         // Before anybody can change it again.
         self.events.publish(match run {
             RunState::Running => Event::Resume,
-            RunState::Paused => Event::Stop,
+            RunState::Paused | RunState::IoError => Event::Stop,
         });
         Ok(())
     }

@@ -93,6 +93,10 @@ impl Images {
                 latency_ns: *latency_ns,
             },
             NodeDriver::Memory { size } => Driver::Memory { size: *size },
+            NodeDriver::Blkdebug { image, faults } => Driver::Blkdebug {
+                image: self.open(model, image)?,
+                faults: faults.clone(),
+            },
         };
         let image = open_node(driver, &options).map_err(|source| refuse(node, &source))?;
         let open = Open {
@@ -124,8 +128,10 @@ impl Images {
                 growth.remove(&node.name);
             }
             // What a part is cut out of is a node of its own, which others may use.
-            if !matches!(node.driver, NodeDriver::Raw { .. })
-                && let Err(source) = open.image.close()
+            if !matches!(
+                node.driver,
+                NodeDriver::Raw { .. } | NodeDriver::Blkdebug { .. }
+            ) && let Err(source) = open.image.close()
             {
                 outcome = Err(refuse(node, &source));
             }

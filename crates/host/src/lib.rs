@@ -24,6 +24,7 @@
 pub mod catalog;
 mod error;
 mod event;
+mod failure;
 mod growth;
 mod host;
 mod images;

@@ -17,6 +17,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use lunar_block::{Limits, OnError};
 use lunar_devices::OnOffAuto;
 
 use crate::catalog::{self, ControllerOptions, DeviceKind, DiskOptions, DriveOptions, Format};
@@ -69,7 +70,13 @@ pub struct Drive {
     pub origin: String,
     /// The file, if it is served raw only because nothing says otherwise.
     presumed_raw: Option<PathBuf>,
+    /// What it is limited to, and the group that shares the limits.
+    pub limits: Limits,
+    /// `throttling.group=`
+    pub throttle_group: Option<String>,
     write_cache: bool,
+    rerror: Option<OnError>,
+    werror: Option<OnError>,
     automatic: bool,
     identity: String,
 }
@@ -279,6 +286,7 @@ impl Model {
         if drive.cdrom || has_extension(&file, "iso") && drive.format.is_none() {
             return Err(Error::Cdrom);
         }
+        drive.limits.check().map_err(Error::Filter)?;
         let options = drive.node;
         let format = drive.format.unwrap_or(match has_extension(&file, "qcow2") {
             true => Format::Qcow2,
@@ -323,7 +331,11 @@ impl Model {
             node,
             origin: origin.to_owned(),
             presumed_raw: (drive.format.is_none() && format == Format::Raw).then(|| file.into()),
+            limits: drive.limits,
+            throttle_group: drive.throttle_group,
             write_cache: drive.write_cache,
+            rerror: drive.rerror,
+            werror: drive.werror,
             automatic: drive.automatic,
             identity,
         };
@@ -428,11 +440,15 @@ impl Model {
         self.check_bootindex(options.bootindex)?;
 
         let (node, identity, write_cache) = match self.drives.get(&drive) {
-            Some(found) => (
-                found.node.clone(),
-                found.identity.clone(),
-                found.write_cache,
-            ),
+            Some(found) => {
+                options.rerror = options.rerror.or(found.rerror);
+                options.werror = options.werror.or(found.werror);
+                (
+                    found.node.clone(),
+                    found.identity.clone(),
+                    found.write_cache,
+                )
+            }
             None if self.nodes.contains_key(&drive) => (drive.clone(), drive.clone(), true),
             None => return Err(self.no_such_drive(drive)),
         };

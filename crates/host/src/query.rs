@@ -157,6 +157,8 @@ pub enum RunState {
     Running,
     /// They wait, because somebody has said so.
     Paused,
+    /// Those of a disk wait that an error has stopped.
+    IoError,
 }
 
 impl Live {
@@ -270,7 +272,9 @@ impl Live {
             NodeDriver::File { filename } | NodeDriver::HostDevice { filename } => {
                 filename.display().to_string()
             }
-            NodeDriver::Raw { file, .. } | NodeDriver::Qcow2 { file } => {
+            NodeDriver::Raw { file, .. }
+            | NodeDriver::Qcow2 { file }
+            | NodeDriver::Blkdebug { image: file, .. } => {
                 let below = self.model.node(file);
                 below.map_or_else(String::new, |below| self.file_of(below))
             }

@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use lunar_block::Image;
+use lunar_block::{ErrorPolicy, Image, Throttle, ThrottleGroup};
 use lunar_devices::{Disk, DiskConfig, Sidecar};
 use lunar_target::{LogicalUnit, TargetPort};
 
 use crate::Error;
+use crate::event::Events;
+use crate::failure::{listener, rules};
 use crate::model::{self, Model, NodeDriver};
 
 /// The logical units that there are, by the node that they show.
@@ -20,11 +22,17 @@ pub(crate) struct Units {
     made: BTreeMap<String, Made>,
     /// Who keeps its reservations where.
     reservation_files: BTreeMap<PathBuf, String>,
+    /// Limits that drives share, by name.
+    groups: BTreeMap<String, Weak<ThrottleGroup>>,
+    /// Who hears of what the host has failed.
+    events: Events,
 }
 
 #[derive(Debug)]
 struct Made {
     unit: Arc<Disk>,
+    /// What is done when the host fails an operation.
+    policy: Arc<ErrorPolicy>,
     /// The device that it was made for.
     first: model::Disk,
     reservations: Option<PathBuf>,
@@ -32,6 +40,18 @@ struct Made {
 }
 
 impl Units {
+    pub fn new(events: Events) -> Units {
+        Units {
+            events,
+            ..Units::default()
+        }
+    }
+
+    /// What is done when the host fails operations of each unit.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<ErrorPolicy>> {
+        self.made.values().map(|made| &made.policy)
+    }
+
     /// The logical unit that `disk` shows, for one path more. The first path in a port group brings the group's access
     /// state.
     pub fn acquire(
@@ -78,6 +98,36 @@ impl Units {
         self.made.get(node).map(|made| &made.unit)
     }
 
+    /// The image with the limits that its drive has, if it has some. Those of a group are the last that a drive has given
+    /// it.
+    fn limited(
+        &mut self,
+        model: &Model,
+        disk: &model::Disk,
+        image: Arc<dyn Image>,
+    ) -> Result<Arc<dyn Image>, Error> {
+        let drive = disk.options.drive.as_deref();
+        let Some(drive) = drive.and_then(|drive| model.drive(drive)) else {
+            return Ok(image);
+        };
+        if drive.limits.is_unlimited() && drive.throttle_group.is_none() {
+            return Ok(image);
+        }
+        let refuse = |source| Error::from(model::Error::Filter(source));
+        let name = drive.throttle_group.as_ref().unwrap_or(&drive.id);
+        self.groups.retain(|_, group| group.strong_count() > 0);
+        let group = match self.groups.get(name).and_then(Weak::upgrade) {
+            Some(group) => group,
+            None => ThrottleGroup::new(drive.limits).map_err(refuse)?,
+        };
+        if !drive.limits.is_unlimited() {
+            group.set(drive.limits).map_err(refuse)?;
+        }
+        self.groups.insert(name.clone(), Arc::downgrade(&group));
+        let throttle = Throttle::beneath_device(image, group);
+        Ok(throttle)
+    }
+
     fn make(
         &mut self,
         model: &Model,
@@ -90,7 +140,9 @@ impl Units {
             beside: file.map(Path::to_owned),
             ..disk.options.config.clone()
         };
-        let unit = Disk::new(config, image).map_err(|source| Error::Disk {
+        let image = self.limited(model, disk, image)?;
+        let policy = ErrorPolicy::new(image, rules(disk), listener(disk, &self.events));
+        let unit = Disk::new(config, policy.clone()).map_err(|source| Error::Disk {
             origin: disk.origin.clone(),
             source,
         })?;
@@ -116,6 +168,7 @@ impl Units {
         }
         Ok(Made {
             unit,
+            policy,
             first: disk.clone(),
             reservations,
             paths: 0,
@@ -159,7 +212,8 @@ fn check_access_state(model: &Model, disk: &model::Disk) -> Result<(), Error> {
 /// Two paths must not disagree about what is behind them.
 fn check_same(first: &model::Disk, second: &model::Disk) -> Result<(), Error> {
     let (a, b) = (&first.options, &second.options);
-    if (&a.config, a.alua, &a.pr_file) == (&b.config, b.alua, &b.pr_file) {
+    let alike = (&a.config, a.alua, &a.pr_file) == (&b.config, b.alua, &b.pr_file);
+    if alike && rules(first) == rules(second) {
         return Ok(());
     }
     Err(Error::PathsDiffer {
@@ -173,6 +227,7 @@ fn image_file<'a>(model: &'a Model, node: &str) -> Option<&'a Path> {
     match &model.node(node)?.driver {
         NodeDriver::File { filename } => Some(filename),
         NodeDriver::Qcow2 { file }
+        | NodeDriver::Blkdebug { image: file, .. }
         | NodeDriver::Raw {
             file,
             offset: 0,

@@ -86,7 +86,11 @@ pub struct Faults {
 }
 
 impl Faults {
-    fn check(&self) -> Result<(), Error> {
+    /// Whether they make sense.
+    ///
+    /// # Errors
+    /// [`Error::Open`]: what does not.
+    pub fn check(&self) -> Result<(), Error> {
         let refuse = |what: &str| Err(Error::Open(format!("blkdebug: {what}")));
         for rule in &self.rules {
             if !(0.0..=1.0).contains(&rule.probability) {

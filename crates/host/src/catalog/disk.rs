@@ -1,9 +1,11 @@
 //! `scsi-hd`.
 
+use lunar_block::OnError;
 use lunar_devices::{DiskConfig, OnOffAuto};
 use lunar_scsi::alua::AccessState;
 use lunar_target::Alua;
 
+use super::drive::{ErrorWords, rerror, werror};
 use crate::property::{Kind, Property};
 
 /// A disk as declared: where it is, what it shows, and its properties.
@@ -35,8 +37,21 @@ pub struct DiskOptions {
     pub alua: Alua,
     /// `pr_file=`; `None` is beside the image, if that is a file.
     pub pr_file: Option<String>,
+    /// `rerror=`; `None` is `auto`: as the drive says.
+    pub rerror: Option<OnError>,
+    /// `werror=`; `None` is `auto`: as the drive says.
+    pub werror: Option<OnError>,
     /// What the logical unit is made from.
     pub config: DiskConfig,
+}
+
+impl ErrorWords for DiskOptions {
+    fn set_rerror(&mut self, rule: Option<OnError>) {
+        self.rerror = rule;
+    }
+    fn set_werror(&mut self, rule: Option<OnError>) {
+        self.werror = rule;
+    }
 }
 
 /// The largest block size that QEMU's property takes.
@@ -286,14 +301,14 @@ pub static DISK: &[Property<DiskOptions>] = &[
     },
     Property {
         name: "rerror",
-        kind: Kind::Word(&[("auto", |_| ()), ("report", |_| ())]),
-        default: "report",
-        description: "a failed read is reported to the guest",
+        kind: Kind::Word(&rerror()),
+        default: "auto, as the drive says",
+        description: "what is done when the host fails a read",
     },
     Property {
         name: "werror",
-        kind: Kind::Word(&[("auto", |_| ()), ("report", |_| ())]),
-        default: "report",
-        description: "a failed write is reported to the guest",
+        kind: Kind::Word(&werror()),
+        default: "auto, as the drive says",
+        description: "what is done when the host fails a write; enospc: stop if no space is left, else report",
     },
 ];

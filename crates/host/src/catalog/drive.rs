@@ -1,9 +1,9 @@
 //! `--drive`.
 
-use lunar_block::{CacheMode, NodeOptions};
+use lunar_block::{CacheMode, Limits, NodeOptions, OnError};
 
 use super::node;
-use crate::property::{Kind, Property};
+use crate::property::{Choice, Kind, Property};
 
 /// A drive as declared: an image, and how it is used.
 #[derive(Clone, Debug)]
@@ -20,6 +20,14 @@ pub struct DriveOptions {
     pub cdrom: bool,
     /// The guest sees a write cache, if its device does not say otherwise: `cache=`, or `cache.writeback=`.
     pub write_cache: bool,
+    /// `rerror=`; `None` is `auto`.
+    pub rerror: Option<OnError>,
+    /// `werror=`; `None` is `auto`.
+    pub werror: Option<OnError>,
+    /// `throttling.*`
+    pub limits: Limits,
+    /// `throttling.group=`
+    pub throttle_group: Option<String>,
     /// `offset=` of a raw image.
     pub offset: u64,
     /// `size=` of a raw image.
@@ -46,6 +54,10 @@ impl Default for DriveOptions {
             automatic: true,
             cdrom: false,
             write_cache: true,
+            rerror: None,
+            werror: None,
+            limits: Limits::default(),
+            throttle_group: None,
             offset: 0,
             size: None,
             node: NodeOptions::default(),
@@ -117,15 +129,15 @@ static OWN: &[Property<DriveOptions>] = &[
     },
     Property {
         name: "rerror",
-        kind: Kind::Word(&[("auto", |_| ()), ("report", |_| ())]),
-        default: "report",
-        description: "a failed read is reported to the guest",
+        kind: Kind::Word(&rerror()),
+        default: "auto, which is report",
+        description: "what is done when the host fails a read",
     },
     Property {
         name: "werror",
-        kind: Kind::Word(&[("auto", |_| ()), ("report", |_| ())]),
-        default: "report",
-        description: "a failed write is reported to the guest",
+        kind: Kind::Word(&werror()),
+        default: "auto, which is enospc",
+        description: "what is done when the host fails a write; enospc: stop if no space is left, else report",
     },
     Property {
         name: "offset",
@@ -141,6 +153,56 @@ static OWN: &[Property<DriveOptions>] = &[
     },
 ];
 
+/// Three properties for each limit: the average, the burst, and how long that may last.
+macro_rules! throttling {
+    ($($field:ident, $name:literal, $what:literal;)*) => {
+        &[
+            $(
+                Property {
+                    name: concat!("throttling.", $name),
+                    kind: Kind::U64(0..=u64::MAX, |d, v| d.limits.$field.average = v),
+                    default: "0, no limit",
+                    description: concat!($what, " per second"),
+                },
+                Property {
+                    name: concat!("throttling.", $name, "-max"),
+                    kind: Kind::U64(0..=u64::MAX, |d, v| d.limits.$field.burst = v),
+                    default: "0, no burst",
+                    description: concat!($what, " per second in a burst"),
+                },
+                Property {
+                    name: concat!("throttling.", $name, "-max-length"),
+                    kind: Kind::U64(1..=u64::MAX, |d, v| d.limits.$field.burst_seconds = v),
+                    default: "1",
+                    description: "how many seconds a burst may last",
+                },
+            )*
+            Property {
+                name: "throttling.iops-size",
+                kind: Kind::U64(0..=u64::MAX, |d, v| d.limits.iops_size = v),
+                default: "0, one",
+                description: "larger operations count as several of this many bytes",
+            },
+            Property {
+                name: "throttling.group",
+                kind: Kind::Text(|d, v| d.throttle_group = Some(v)),
+                default: "its own",
+                description: "drives of one group share the limits",
+            },
+        ]
+    };
+}
+
+/// Limits, as QEMU has them.
+static THROTTLING: &[Property<DriveOptions>] = throttling! {
+    iops_total, "iops-total", "operations";
+    iops_read, "iops-read", "reads";
+    iops_write, "iops-write", "writes";
+    bps_total, "bps-total", "bytes";
+    bps_read, "bps-read", "bytes read";
+    bps_write, "bps-write", "bytes written";
+};
+
 /// Sets what the mode stands for. It is stored before all else, so that single settings go before it.
 fn set_cache(drive: &mut DriveOptions, name: &str) {
     if let Some(mode) = CacheMode::parse(name) {
@@ -150,6 +212,42 @@ fn set_cache(drive: &mut DriveOptions, name: &str) {
     }
 }
 
+/// What can be done about errors, as a drive or a device says it.
+pub(super) trait ErrorWords {
+    fn set_rerror(&mut self, rule: Option<OnError>);
+    fn set_werror(&mut self, rule: Option<OnError>);
+}
+
+impl ErrorWords for DriveOptions {
+    fn set_rerror(&mut self, rule: Option<OnError>) {
+        self.rerror = rule;
+    }
+    fn set_werror(&mut self, rule: Option<OnError>) {
+        self.werror = rule;
+    }
+}
+
+/// The words of `rerror=`. (QEMU has `enospc` here for devices only, where it means `report`: no read wants space.)
+pub(super) const fn rerror<T: ErrorWords>() -> [Choice<T>; 4] {
+    [
+        ("auto", |t| t.set_rerror(None)),
+        ("report", |t| t.set_rerror(Some(OnError::Report))),
+        ("ignore", |t| t.set_rerror(Some(OnError::Ignore))),
+        ("stop", |t| t.set_rerror(Some(OnError::Stop))),
+    ]
+}
+
+/// The words of `werror=`.
+pub(super) const fn werror<T: ErrorWords>() -> [Choice<T>; 5] {
+    [
+        ("auto", |t| t.set_werror(None)),
+        ("report", |t| t.set_werror(Some(OnError::Report))),
+        ("ignore", |t| t.set_werror(Some(OnError::Ignore))),
+        ("enospc", |t| t.set_werror(Some(OnError::Enospc))),
+        ("stop", |t| t.set_werror(Some(OnError::Stop))),
+    ]
+}
+
 impl AsMut<NodeOptions> for DriveOptions {
     fn as_mut(&mut self) -> &mut NodeOptions {
         &mut self.node
@@ -157,4 +255,4 @@ impl AsMut<NodeOptions> for DriveOptions {
 }
 
 /// Everything that `--drive` takes: its own properties, and those of the node and the file that it makes.
-pub static DRIVE: &[&[Property<DriveOptions>]] = &[OWN, &node::common(), &node::file()];
+pub static DRIVE: &[&[Property<DriveOptions>]] = &[OWN, THROTTLING, &node::common(), &node::file()];

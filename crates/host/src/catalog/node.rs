@@ -1,6 +1,8 @@
 //! `--blockdev`.
 
-use lunar_block::{DetectZeroes, Locking, NodeOptions};
+use std::time::Duration;
+
+use lunar_block::{DetectZeroes, FaultOn, FaultRule, Locking, NodeOptions};
 
 use crate::property::{Kind, Property};
 
@@ -32,6 +34,8 @@ pub enum BlockKind {
     Null,
     /// RAM.
     Memory,
+    /// Another node, with faults.
+    Blkdebug,
 }
 
 /// A block node as declared; a driver uses those that its table sets.
@@ -43,6 +47,10 @@ pub struct BlockOptions {
     pub filename: Option<String>,
     /// `file=`, the name of another node.
     pub file: Option<String>,
+    /// `image=`, the name of another node.
+    pub image: Option<String>,
+    /// `seed=`.
+    pub seed: u64,
     /// `offset=`.
     pub offset: u64,
     /// `size=`.
@@ -130,6 +138,145 @@ pub static BLOCK_DRIVERS: &[BlockDriver] = &[
             default: "",
             description: "its size",
         }]],
+    },
+    BlockDriver {
+        name: "blkdebug",
+        kind: BlockKind::Blkdebug,
+        description: "another node, with errors, delays and torn writes on purpose: inject-error.0.iotype=write,…",
+        own: &[&[
+            Property {
+                name: "image",
+                kind: Kind::Text(|n, v| n.image = Some(v)),
+                default: "",
+                description: "the other node: a name, or image.driver=…,image.filename=…",
+            },
+            Property {
+                name: "seed",
+                kind: Kind::U64(0..=u64::MAX, |n, v| n.seed = v),
+                default: "0",
+                description: "where the dice of probability-ppm begin",
+            },
+        ]],
+    },
+];
+
+/// A rule of `inject-error.N.`, as it is written.
+#[derive(Clone, Debug, Default)]
+pub struct FaultOptions {
+    /// What it makes.
+    pub rule: FaultRule,
+    /// `sector=`.
+    pub sector: Option<u64>,
+    /// `sectors=`.
+    pub sectors: Option<u64>,
+    /// `probability=`, in parts of a million.
+    pub probability: Option<u32>,
+}
+
+impl FaultOptions {
+    /// The rule.
+    pub fn rule(self) -> FaultRule {
+        let FaultOptions {
+            mut rule,
+            sector,
+            sectors,
+            probability,
+        } = self;
+        if sector.is_some() || sectors.is_some() {
+            let first = sector.unwrap_or(0);
+            let last = first.saturating_add(sectors.unwrap_or(1));
+            rule.range = first.saturating_mul(512)..last.saturating_mul(512);
+        }
+        if let Some(millionths) = probability {
+            rule.probability = f64::from(millionths) / 1e6;
+        }
+        rule
+    }
+}
+
+/// The properties of `inject-error.N.` of a `blkdebug` node.
+pub static FAULT: &[Property<FaultOptions>] = &[
+    Property {
+        name: "iotype",
+        kind: Kind::Word(&[
+            ("any", |f| f.rule.on = FaultOn::Any),
+            ("read", |f| f.rule.on = FaultOn::Read),
+            ("write", |f| f.rule.on = FaultOn::Write),
+            ("flush", |f| f.rule.on = FaultOn::Flush),
+            ("discard", |f| f.rule.on = FaultOn::Discard),
+            ("write-zeroes", |f| f.rule.on = FaultOn::WriteZeroes),
+        ]),
+        default: "any",
+        description: "which operations",
+    },
+    Property {
+        name: "event",
+        kind: Kind::Word(&[
+            ("none", |f| f.rule.on = FaultOn::Any),
+            ("read_aio", |f| f.rule.on = FaultOn::Read),
+            ("write_aio", |f| f.rule.on = FaultOn::Write),
+            ("flush_to_disk", |f| f.rule.on = FaultOn::Flush),
+        ]),
+        default: "none",
+        description: "the same in the words of QEMU's events",
+    },
+    Property {
+        name: "sector",
+        kind: Kind::U64(0..=u64::MAX, |f, v| f.sector = Some(v)),
+        default: "",
+        description: "those that touch this sector of 512 bytes",
+    },
+    Property {
+        name: "sectors",
+        kind: Kind::U64(1..=u64::MAX, |f, v| f.sectors = Some(v)),
+        default: "1",
+        description: "and so many from there on",
+    },
+    Property {
+        name: "skip",
+        kind: Kind::U64(0..=u64::MAX, |f, v| f.rule.skip = v),
+        default: "0",
+        description: "how many of them go by first",
+    },
+    Property {
+        name: "count",
+        kind: Kind::U64(1..=u64::MAX, |f, v| f.rule.count = Some(v)),
+        default: "all",
+        description: "how many of them meet the fault",
+    },
+    Property {
+        name: "once",
+        kind: Kind::Bool(|f, v| f.rule.count = v.then_some(1)),
+        default: "off",
+        description: "only one of them does",
+    },
+    Property {
+        name: "probability-ppm",
+        kind: Kind::U32(0..=1_000_000, |f, v| f.probability = Some(v)),
+        default: "1000000",
+        description: "how likely each of them does, in millionths",
+    },
+    Property {
+        name: "errno",
+        kind: Kind::U32(0..=4095, |f, v| {
+            f.rule.errno = i32::try_from(v).ok().filter(|errno| *errno > 0);
+        }),
+        default: "5",
+        description: "how it fails: 5 is EIO, 28 ENOSPC; 0: it does not",
+    },
+    Property {
+        name: "latency-us",
+        kind: Kind::U64(0..=u64::MAX, |f, v| {
+            f.rule.latency = Duration::from_micros(v);
+        }),
+        default: "0",
+        description: "how long it is held, in microseconds",
+    },
+    Property {
+        name: "torn",
+        kind: Kind::Size(0..=u64::MAX, |f, v| f.rule.torn = v),
+        default: "0",
+        description: "how many bytes of a write that fails reach the image",
     },
 ];
 

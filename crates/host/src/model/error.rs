@@ -89,6 +89,8 @@ pub enum Error {
     StillUsed { name: String, by: String },
     #[error("{node:?} belongs to the drive {drive:?}; remove that instead")]
     OfDrive { node: String, drive: String },
+    #[error("{0}")]
+    Filter(lunar_block::Error),
     #[error("{0} is being removed")]
     Leaving(String),
     #[error("there can be no more than 65535 controllers")]

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use lunar_block::{DetectZeroes, NodeOptions};
+use lunar_block::{DetectZeroes, FaultRule, Faults, NodeOptions};
 
 use super::error::{Error, Taken};
 use super::{Model, block_driver, name};
-use crate::catalog::{BlockKind, BlockOptions};
+use crate::catalog::{self, BlockKind, BlockOptions, FaultOptions};
 use crate::keyval::Options;
 use crate::property;
 
@@ -27,7 +27,7 @@ pub struct Node {
 }
 
 /// A driver with what it needs; other nodes by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum NodeDriver {
     /// A regular file.
     File {
@@ -66,6 +66,13 @@ pub enum NodeDriver {
     Memory {
         /// Bytes.
         size: u64,
+    },
+    /// Another node, with faults.
+    Blkdebug {
+        /// The other node.
+        image: String,
+        /// What goes wrong.
+        faults: Faults,
     },
 }
 
@@ -132,6 +139,7 @@ impl NodeDriver {
             NodeDriver::Qcow2 { .. } => "qcow2",
             NodeDriver::Null { .. } => "null-co",
             NodeDriver::Memory { .. } => "memory",
+            NodeDriver::Blkdebug { .. } => "blkdebug",
         }
     }
 
@@ -139,6 +147,7 @@ impl NodeDriver {
     pub fn file(&self) -> Option<&str> {
         match self {
             NodeDriver::Raw { file, .. } | NodeDriver::Qcow2 { file } => Some(file),
+            NodeDriver::Blkdebug { image, .. } => Some(image),
             _ => None,
         }
     }
@@ -162,7 +171,14 @@ impl Draft<'_> {
             .take("driver")
             .ok_or(Error::Missing("the block driver's name"))?;
         let driver = block_driver(&name)?;
-        let nested = options.take_nested("file");
+        let nested = options.take_nested(match driver.kind {
+            BlockKind::Blkdebug => "image",
+            _ => "file",
+        });
+        let rules = match driver.kind {
+            BlockKind::Blkdebug => faults(&mut options)?,
+            _ => Vec::new(),
+        };
         let mut node = BlockOptions {
             node: parent.map_or_else(NodeOptions::default, inherited),
             ..BlockOptions::default()
@@ -192,12 +208,12 @@ impl Draft<'_> {
                 filename: filename(&mut node)?,
             },
             BlockKind::Raw => NodeDriver::Raw {
-                file: self.child(&mut node, nested, origin)?,
+                file: self.child(node.file.take(), &node.node, nested, origin)?,
                 offset: node.offset,
                 size: node.size,
             },
             BlockKind::Qcow2 => {
-                let file = self.child(&mut node, nested, origin)?;
+                let file = self.child(node.file.take(), &node.node, nested, origin)?;
                 self.check_holds_qcow2(&file)?;
                 NodeDriver::Qcow2 { file }
             }
@@ -209,20 +225,32 @@ impl Draft<'_> {
             BlockKind::Memory => NodeDriver::Memory {
                 size: node.size.ok_or(Error::Missing("size=BYTES"))?,
             },
+            BlockKind::Blkdebug => {
+                let faults = Faults {
+                    rules,
+                    seed: node.seed,
+                };
+                faults.check().map_err(Error::Filter)?;
+                NodeDriver::Blkdebug {
+                    image: self.child(node.image.take(), &node.node, nested, origin)?,
+                    faults,
+                }
+            }
         };
         Ok(self.push(node.node_name, origin, driver, node.node))
     }
 
-    /// The node below `node`: one that is there, or one declared inline.
+    /// The node below one with these options: one that is there, or one declared inline.
     fn child(
         &mut self,
-        node: &mut BlockOptions,
+        file: Option<String>,
+        node: &NodeOptions,
         nested: Options,
         origin: &str,
     ) -> Result<String, Error> {
-        match (node.file.take(), nested.is_empty()) {
+        match (file, nested.is_empty()) {
             (None, true) => Err(Error::Missing("file=NODE")),
-            (None, false) => self.node(nested, origin, Some(&node.node)),
+            (None, false) => self.node(nested, origin, Some(node)),
             (Some(_), false) => Err(Error::TwoFiles),
             (Some(name), true) => {
                 let user = User {
@@ -267,6 +295,21 @@ impl Draft<'_> {
             users: Vec::new(),
         });
         name
+    }
+}
+
+/// `inject-error.0.…`, `inject-error.1.…` and so on.
+fn faults(options: &mut Options) -> Result<Vec<FaultRule>, Error> {
+    let mut rules = Vec::new();
+    loop {
+        let name = format!("inject-error.{}", rules.len());
+        let own = options.take_nested(&name);
+        if own.is_empty() {
+            return Ok(rules);
+        }
+        let mut rule = FaultOptions::default();
+        property::apply(&mut rule, &name, &own, &[catalog::FAULT])?;
+        rules.push(rule.rule());
     }
 }
 

@@ -365,8 +365,21 @@ fn mistakes_are_named_with_their_remedy() {
             "format=vmdk: must be raw or qcow2",
         ),
         (
-            "drive file=x,werror=stop",
-            "werror=stop: must be auto or report",
+            "drive file=x,throttling.iops-total=5,throttling.iops-read=5",
+            "throttling: iops-total cannot be used together with iops-read or iops-write",
+        ),
+        (
+            "blockdev blkdebug,node-name=x,image=y,inject-error.0.errno=0",
+            "blkdebug: a rule has an error, a latency, or both",
+        ),
+        (
+            "blockdev blkdebug,node-name=x,image=y,inject-error.0.errno=5,inject-error.1.iotype=reed",
+            "iotype=reed: must be any, read, write, flush, discard or write-zeroes",
+        ),
+        ("blockdev blkdebug,node-name=x", "file=NODE is missing"),
+        (
+            "drive file=x,rerror=enospc",
+            "rerror=enospc: must be auto, report, ignore or stop",
         ),
         (
             "drive file=x.qcow2,offset=1M",
@@ -386,7 +399,7 @@ fn mistakes_are_named_with_their_remedy() {
         ),
         (
             "blockdev vmdk,node-name=x,file=y",
-            "no block driver is called \"vmdk\" (there are: file, host_device, raw, qcow2, null-co, memory)",
+            "no block driver is called \"vmdk\" (there are: file, host_device, raw, qcow2, null-co, memory, blkdebug)",
         ),
         (
             "blockdev qcow2,node-name=x,file.driver=memory,file.size=1M",

@@ -80,7 +80,7 @@ fn of_driver(driver: &BlockDriver) -> Definition {
             None => members.push(Member {
                 name: row.name.into(),
                 kind: of_property(&name, row),
-                optional: !matches!(row.name, "file" | "filename"),
+                optional: !matches!(row.name, "file" | "filename" | "image"),
             }),
         }
     }
@@ -114,7 +114,7 @@ fn of_property(owner: &str, row: &Property<BlockOptions>) -> Type {
         }))
     };
     match &row.kind {
-        _ if row.name == "file" => Type::Named(reference),
+        _ if matches!(row.name, "file" | "image") => Type::Named(reference),
         Values::Bool(_) => Type::Bool,
         Values::Size(..) | Values::U64(..) => u64::describe(),
         Values::U16(..) => u16::describe(),

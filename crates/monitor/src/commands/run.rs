@@ -8,12 +8,14 @@ use crate::schema::{Empty, qapi};
 use crate::{Error, VersionInfo, VersionTriple};
 
 qapi! {
-    /// What the machine would be doing; ours has two states of QEMU's many.
+    /// What the machine would be doing; ours has three states of QEMU's many.
     enum RunStateName {
         /// Requests are taken.
         Running = "running",
         /// They wait.
         Paused = "paused",
+        /// Those of a disk wait that an error has stopped.
+        IoError = "io-error",
     }
 
     /// Whether requests are taken.
@@ -47,6 +49,7 @@ pub fn status(host: &Arc<Host>, _: Empty) -> Result<StatusInfo, Error> {
     let status = match host.status() {
         RunState::Running => RunStateName::Running,
         RunState::Paused => RunStateName::Paused,
+        RunState::IoError => RunStateName::IoError,
     };
     Ok(StatusInfo {
         running: status == RunStateName::Running,

@@ -34,12 +34,17 @@ pub struct Throttle {
     group: Arc<ThrottleGroup>,
     /// Which image of the group it is.
     number: usize,
-    policy: Policy,
-    ledger: Ledger,
+    /// What a node has; limits of a device are no node of their own.
+    node: Option<(Policy, Ledger)>,
 }
 
 impl Throttle {
-    /// Makes `image` one of the group's.
+    /// Limits a device: with no options, and no statistics, but the image's.
+    pub fn beneath_device(image: Arc<dyn Image>, group: Arc<ThrottleGroup>) -> Arc<Throttle> {
+        Throttle::make(image, group, None)
+    }
+
+    /// Makes a node of `image` that is one of the group's.
     ///
     /// # Errors
     /// [`Error::Open`]: it would write to an image that is read-only.
@@ -48,14 +53,26 @@ impl Throttle {
         group: Arc<ThrottleGroup>,
         options: &NodeOptions,
     ) -> Result<Arc<Throttle>, Error> {
+        let policy = Policy::above(&image.info(), options, "throttle")?;
+        Ok(Throttle::make(
+            image,
+            group,
+            Some((policy, Ledger::default())),
+        ))
+    }
+
+    fn make(
+        image: Arc<dyn Image>,
+        group: Arc<ThrottleGroup>,
+        node: Option<(Policy, Ledger)>,
+    ) -> Arc<Throttle> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        Ok(Arc::new(Throttle {
-            policy: Policy::above(&image.info(), options, "throttle")?,
+        Arc::new(Throttle {
             image,
             group,
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
-            ledger: Ledger::default(),
-        }))
+            node,
+        })
     }
 
     /// Its group.
@@ -66,14 +83,21 @@ impl Throttle {
 
 impl Image for Throttle {
     fn info(&self) -> Info {
-        self.policy.over(self.image.info())
+        let below = self.image.info();
+        match &self.node {
+            Some((policy, _)) => policy.over(below),
+            None => below,
+        }
     }
 
     fn open(&self, reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
         Ok(Rc::new(ThrottleHandle(Rc::new(Member {
             io: self.image.open(reactor)?,
             reactor: reactor.clone(),
-            gate: self.ledger.gate(self.policy),
+            gate: self
+                .node
+                .as_ref()
+                .map(|(policy, ledger)| ledger.gate(*policy)),
             group: Arc::clone(&self.group),
             number: self.number,
             pump: Arc::default(),
@@ -84,9 +108,13 @@ impl Image for Throttle {
     }
 
     fn stats(&self) -> Stats {
-        Stats {
-            bounces: self.image.stats().bounces,
-            ..self.ledger.total()
+        let below = self.image.stats();
+        match &self.node {
+            Some((_, ledger)) => Stats {
+                bounces: below.bounces,
+                ..ledger.total()
+            },
+            None => below,
         }
     }
 
@@ -119,7 +147,7 @@ struct ThrottleHandle(Rc<Member>);
 struct Member {
     io: Rc<dyn DataHandle>,
     reactor: Handle,
-    gate: Gate,
+    gate: Option<Gate>,
     group: Arc<ThrottleGroup>,
     number: usize,
     pump: Arc<Pump>,
@@ -180,8 +208,15 @@ impl Member {
 impl ThrottleHandle {
     fn pass(&self, progress: Progress) -> Progress {
         match progress {
-            Progress::Done(result) => self.0.gate.done(result),
+            Progress::Done(result) => self.done(result),
             Progress::Pending => Progress::Pending,
+        }
+    }
+
+    fn done(&self, result: Result<(), Error>) -> Progress {
+        match &self.0.gate {
+            Some(gate) => gate.done(result),
+            None => Progress::Done(result),
         }
     }
 }
@@ -189,7 +224,7 @@ impl ThrottleHandle {
 impl DataHandle for ThrottleHandle {
     fn start(&self, op: &mut Op, token: Token) -> Progress {
         let this = &self.0;
-        if let Some(over) = this.gate.admit(op) {
+        if let Some(over) = this.gate.as_ref().and_then(|gate| gate.admit(op)) {
             return over;
         }
         let lane = match op.kind {
@@ -207,7 +242,7 @@ impl DataHandle for ThrottleHandle {
         match self.0.held.take(token) {
             None => self.pass(self.0.io.resume(op, token, result)),
             Some(Then::Starts) => self.pass(self.0.io.start(op, token)),
-            Some(Then::Cancelled) => self.0.gate.done(Err(Error::Cancelled)),
+            Some(Then::Cancelled) => self.done(Err(Error::Cancelled)),
         }
     }
 
