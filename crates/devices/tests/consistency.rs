@@ -272,7 +272,8 @@ fn inquiry_data_agree_with_pages_and_commands() {
         assert_eq!(eject.completion.sense.is_none(), removable, "RMB");
         if removable {
             disk.ask(&[0x1B, 0, 0, 0, 0x03, 0], 0).await.good();
-            disk.ask(&[0; 6], 0).await.sense();
+            // Who has loaded it needs not hear that.
+            disk.ask(&[0; 6], 0).await.good();
         }
         disk.disk.ready().unwrap();
 
