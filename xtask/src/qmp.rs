@@ -49,7 +49,7 @@ fn session(lunar: &Path, target: &Path) -> Result<()> {
         ),
         "--device=scsi-hd,drive=system,id=disk0".to_owned(),
     ];
-    let daemon = Daemon::start(lunar, &scratch, &arguments, &[&front_end, &monitor])?;
+    let daemon = Daemon::start(lunar, &scratch, &arguments, &[&front_end])?;
     let script = scratch.join("session.py");
     std::fs::write(&script, include_str!("qmp_session.py"))?;
     let mut command = tied(python);
