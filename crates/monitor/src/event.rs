@@ -18,7 +18,7 @@ pub struct Notice {
     pub data: Option<Value>,
     /// When.
     pub at: SystemTime,
-    /// A guest can cause it as often as it likes: at most one in a [`PERIOD`] for the thing with this name is told.
+    /// A guest can cause it as often as it likes: at most one in a second for the thing with this name is told.
     pub limited: Option<String>,
 }
 

@@ -3,7 +3,7 @@
 //! A Rust type that travels in messages is [`Described`]. The macro `qapi!` writes the type, its
 //! serialization and its description from one declaration; types whose members are known only from tables, such as
 //! the options of block drivers, are described by a function. From descriptions follow the check of arguments with
-//! QEMU's messages ([`Type::check`]) and the answer to `query-qmp-schema` ([`introspect`]), so neither can say
+//! QEMU's messages ([`Type::check`]) and the answer to `query-qmp-schema` ([`Introspection`]), so neither can say
 //! something else than the other.
 
 use std::borrow::Cow;
