@@ -127,6 +127,15 @@ impl Options {
         Ok(options)
     }
 
+    /// Gives `key` this value, in place of all that were written.
+    pub fn set(&mut self, key: &str, value: &str) {
+        let value = Value::Text(value.to_owned());
+        let at = self.0.iter().position(|(k, _)| k == key);
+        self.0.retain(|(k, _)| k != key);
+        let at = at.unwrap_or(self.0.len()).min(self.0.len());
+        self.0.insert(at, (key.to_owned(), value));
+    }
+
     /// The last value of `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().rev().find_map(|(k, value)| match value {
@@ -185,6 +194,13 @@ impl Options {
             Value::Bare => is_help(key),
             Value::Text(text) => key == "driver" && is_help(text),
         })
+    }
+}
+
+impl FromIterator<(String, String)> for Options {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Options {
+        let texts = pairs.into_iter();
+        Options(texts.map(|(key, text)| (key, Value::Text(text))).collect())
     }
 }
 

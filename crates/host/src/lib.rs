@@ -25,6 +25,7 @@ pub mod catalog;
 mod error;
 mod event;
 mod failure;
+pub mod file;
 mod growth;
 mod host;
 mod images;

@@ -28,6 +28,8 @@ pub enum Command {
     Serve(Serve),
     /// Talk to a running server in the words of QEMU's monitor
     Monitor(Monitor),
+    /// Say whether a configuration file is right, and if not, where it is wrong
+    CheckConfig(CheckConfig),
     /// List what is behind a vhost-user SCSI socket, as a guest would find it
     Probe(Probe),
     /// Print a completion script for a shell
@@ -38,11 +40,15 @@ pub enum Command {
 }
 
 /// `lunar serve`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Serve {
     /// Images: disks at targets 0, 1, …, LUN 0 (*.qcow2 is qcow2, all else is raw)
     #[arg(value_name = "IMAGE")]
     pub images: Vec<String>,
+
+    /// Declare what this file declares, in TOML; other options add to it, or go before it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 
     /// Listen here for a front end (of the controller that has no socket of its own)
     #[arg(long, value_name = "PATH", conflicts_with = "fd")]
@@ -72,17 +78,18 @@ pub struct Serve {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(lunar_host::catalog::MAX_QUEUES)))]
     pub queues: Option<u16>,
 
-    /// Threads that serve the queues
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub workers: u16,
+    /// Threads that serve the queues [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(lunar_host::file::MAX_WORKERS)))]
+    pub workers: Option<u16>,
 
-    /// Microseconds for which a thread looks for work before it sleeps
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
-    pub poll_us: u32,
+    /// Microseconds for which a thread looks for work before it sleeps [default: 32]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(lunar_host::file::MAX_POLL_US)))]
+    pub poll_us: Option<u32>,
 
-    /// What to log to standard error: error, warn, info, debug or trace, or filters such as lunar_block=debug
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
-    pub log: String,
+    /// What to log to standard error: error, warn, info, debug or trace, or filters such as lunar_block=debug [default:
+    /// warn]
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
 
     /// Print what this program can do as JSON, and exit
     #[arg(long)]
@@ -96,6 +103,14 @@ pub struct Monitor {
     /// The server's monitor: the PATH of its --monitor unix:PATH
     #[arg(value_name = "SOCKET")]
     pub socket: PathBuf,
+}
+
+/// `lunar check-config`.
+#[derive(Debug, Args)]
+pub struct CheckConfig {
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 /// `lunar probe`.

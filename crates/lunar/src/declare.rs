@@ -1,15 +1,31 @@
-//! From the command line's declarations to a [`Model`], or to the help text that one of them asks for.
+//! From the declarations of the command line and of a configuration file to a [`Model`], or to the help text that one of
+//! them asks for.
+
+use std::path::{Path, PathBuf};
 
 use lunar_host::catalog::{self, DeviceKind};
+use lunar_host::file::{self, Declaration, File, Settings};
 use lunar_host::keyval::{BLOCKDEV, DEVICE, DRIVE, Options, Syntax};
 use lunar_host::model::{self, Model, Socket};
 use lunar_host::property;
 
 use crate::args::Serve;
+use crate::monitors::{self, Place};
 
-/// A command line that cannot be carried out: the option, its value, and what is wrong with it.
+/// A command line or configuration file that cannot be carried out: where, and what is wrong there.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The configuration file cannot be read.
+    #[error("{}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something in the configuration file is refused.
+    #[error(transparent)]
+    File(#[from] file::Error),
     /// A declaration is refused.
     #[error("{origin}")]
     Declaration {
@@ -134,50 +150,130 @@ fn block_drivers() -> String {
     catalog::BLOCK_DRIVERS.iter().map(line).collect()
 }
 
-/// Everything that the command line declares: nodes, drives, controllers, images, other devices, in this order, and
-/// within each in the order written.
-pub fn model(serve: &Serve) -> Result<Model, Error> {
+/// Reads a configuration file.
+pub fn file(path: &Path) -> Result<File, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(File::parse(&path.display().to_string(), text)?)
+}
+
+/// What holds for the whole server: by the command line, where it says something, else by the file. What there can be
+/// several of, adds up.
+pub fn settings(serve: &Serve, file: Option<&File>) -> Settings {
+    let mut settings = file.map_or_else(Settings::default, |file| file.settings().clone());
+    if serve.socket_path.is_some() || serve.fd.is_some() {
+        settings.socket_path.clone_from(&serve.socket_path);
+    }
+    let monitors = serve.monitor.iter().map(ToString::to_string);
+    settings.monitor.extend(monitors);
+    settings.images.extend(serve.images.iter().cloned());
+    settings.queues = serve.queues.or(settings.queues);
+    settings.workers = serve.workers.or(settings.workers);
+    settings.poll_us = serve.poll_us.or(settings.poll_us);
+    settings.log = serve.log.clone().or(settings.log);
+    settings
+}
+
+/// Where commands are taken.
+pub fn monitors(serve: &Serve, file: Option<&File>) -> Result<Vec<Place>, Error> {
+    let mut places = Vec::new();
+    for (file, text) in file.iter().flat_map(|file| {
+        let texts = file.settings().monitor.iter();
+        texts.map(move |text| (file, text))
+    }) {
+        let place = monitors::place(text);
+        places.push(place.map_err(|error| file.refuse_setting("monitor", text, &error))?);
+    }
+    places.extend(serve.monitor.iter().cloned());
+    Ok(places)
+}
+
+/// A declaration on its way into the model, and who hears of it if it is refused.
+struct Declared<'a> {
+    options: Options,
+    origin: String,
+    source: Option<(&'a File, &'a Declaration)>,
+}
+
+impl<'a> Declared<'a> {
+    fn all(
+        file: Option<&'a File>,
+        written: fn(&'a File) -> &'a [Declaration],
+        kind: &Kind,
+        texts: &[String],
+    ) -> Result<Vec<Declared<'a>>, Error> {
+        let of_file = file.into_iter().flat_map(|file| {
+            written(file).iter().map(move |declaration| Declared {
+                options: declaration.options.clone(),
+                origin: declaration.origin.clone(),
+                source: Some((file, declaration)),
+            })
+        });
+        let mut all: Vec<_> = of_file.collect();
+        for text in texts {
+            let (options, origin) = kind.parse(text)?;
+            let source = None;
+            all.push(Declared {
+                options,
+                origin,
+                source,
+            });
+        }
+        Ok(all)
+    }
+
+    fn add<T>(
+        self,
+        add: impl FnOnce(Options, &str) -> Result<T, model::Error>,
+    ) -> Result<T, Error> {
+        add(self.options, &self.origin).map_err(|error| match self.source {
+            Some((file, declaration)) => file.refuse(declaration, &error).into(),
+            None => Error::Declaration {
+                origin: self.origin,
+                error,
+            },
+        })
+    }
+}
+
+/// Everything that is declared: nodes, drives, controllers, images, other devices, in this order, and within each in the
+/// order written, the file before the command line.
+pub fn model(serve: &Serve, file: Option<&File>) -> Result<Model, Error> {
     let mut model = Model::default();
     let refused = |origin: String| move |error| Error::Declaration { origin, error };
-    for text in &serve.blockdev {
-        let (options, origin) = BLOCKDEVS.parse(text)?;
-        model
-            .add_blockdev(options, &origin)
-            .map_err(refused(origin))?;
+    for declared in Declared::all(file, File::blockdevs, &BLOCKDEVS, &serve.blockdev)? {
+        declared.add(|options, origin| model.add_blockdev(options, origin))?;
     }
-    for text in &serve.drive {
-        let (options, origin) = DRIVES.parse(text)?;
-        model.add_drive(options, &origin).map_err(refused(origin))?;
+    for declared in Declared::all(file, File::drives, &DRIVES, &serve.drive)? {
+        declared.add(|options, origin| model.add_drive(options, origin))?;
     }
     let mut others = Vec::new();
-    for text in &serve.device {
-        let (options, origin) = DEVICES.parse(text)?;
-        if is_controller(&options) {
-            model
-                .add_device(options, &origin)
-                .map_err(refused(origin))?;
+    for declared in Declared::all(file, File::devices, &DEVICES, &serve.device)? {
+        if is_controller(&declared.options) {
+            declared.add(|options, origin| model.add_device(options, origin))?;
         } else {
-            others.push((options, origin));
+            others.push(declared);
         }
     }
     if model.controllers().is_empty() {
         let refused = refused("the implied controller".to_owned());
         model.add_implied_controller().map_err(refused)?;
     }
-    for (target, path) in serve.images.iter().enumerate() {
+    let settings = settings(serve, file);
+    for (target, path) in settings.images.iter().enumerate() {
         model
             .add_image(path, target)
             .map_err(refused(path.clone()))?;
     }
-    for (options, origin) in others {
-        model
-            .add_device(options, &origin)
-            .map_err(refused(origin))?;
+    for declared in others {
+        declared.add(|options, origin| model.add_device(options, origin))?;
     }
     model
         .add_automatic_disks()
         .map_err(|(origin, error)| Error::Declaration { origin, error })?;
-    give_socket(serve, &mut model)?;
+    give_socket(serve, &settings, &mut model)?;
     Ok(model)
 }
 
@@ -189,9 +285,9 @@ fn is_controller(options: &Options) -> bool {
     driver.is_some_and(|device| device.kind == DeviceKind::Controller)
 }
 
-/// Gives the command line's socket to the controller that has none of its own.
-fn give_socket(serve: &Serve, model: &mut Model) -> Result<(), Error> {
-    let (option, socket) = match (&serve.socket_path, serve.fd) {
+/// Gives the one socket that is for any controller to the one that has none of its own.
+fn give_socket(serve: &Serve, settings: &Settings, model: &mut Model) -> Result<(), Error> {
+    let (option, socket) = match (&settings.socket_path, serve.fd) {
         (_, Some(fd)) => ("--fd", Some(Socket::Fd(fd))),
         (Some(path), None) => ("--socket-path", Some(Socket::Path(path.clone()))),
         (None, None) => ("--socket-path", None),

@@ -3,6 +3,7 @@
 //! `lunar serve` reads declarations in QEMU's words ([`declare`]), has them served ([`serve`]; the objects and what they
 //! do are the `lunar-host` crate's), and prints what to add to QEMU ([`qemu`]).
 //! Commands come to a running server through its monitors ([`monitors`]), from programs or from `lunar monitor` ([`console`]).
+//! Both come from a configuration file, too, which `lunar check-config` looks at ([`config`]).
 //! `lunar probe` looks at such a socket from the guest's side ([`probe`]).
 //!
 //! Standard output is for results, standard error for messages and logs. The exit status is 2 when the command line is
@@ -14,6 +15,7 @@
 )]
 
 mod args;
+mod config;
 mod console;
 mod declare;
 mod monitors;
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
     let outcome = match CommandLine::parse_from(args::translate(arguments)).command {
         Command::Serve(serve) => serve::run(&serve),
         Command::Monitor(options) => console::run(&options),
+        Command::CheckConfig(options) => config::check(&options),
         Command::Probe(options) => probe::run(&options),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,12 +1,13 @@
 //! `--monitor`: where a running server takes commands.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, bail};
 use lunar_host::Host;
-use lunar_host::keyval::{Options, Syntax, Value};
+use lunar_host::keyval::{Options, Syntax, Value, escape};
 use lunar_monitor::{Endpoint, Running, Server, forward, table, version};
 
 /// Where a monitor is.
@@ -18,6 +19,16 @@ pub enum Place {
     Unix(PathBuf),
     /// Standard input and output.
     Stdio,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::None => f.write_str("none"),
+            Place::Unix(path) => write!(f, "unix:{}", escape(&path.to_string_lossy())),
+            Place::Stdio => f.write_str("stdio"),
+        }
+    }
 }
 
 /// `unix:PATH`, with what QEMU users have to add to it.

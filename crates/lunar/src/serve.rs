@@ -37,8 +37,12 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
         say(&text);
         return Ok(());
     }
-    let model = declare::model(serve).map_err(Failure::usage)?;
-    start_log(&serve.log).map_err(Failure::Usage)?;
+    let file = serve.config.as_deref().map(declare::file).transpose();
+    let file = file.map_err(Failure::usage)?;
+    let model = declare::model(serve, file.as_ref()).map_err(Failure::usage)?;
+    let monitors = declare::monitors(serve, file.as_ref()).map_err(Failure::usage)?;
+    let settings = declare::settings(serve, file.as_ref());
+    start_log(settings.log.as_deref().unwrap_or("warn")).map_err(Failure::Usage)?;
     raise_descriptor_limit();
     let signals = Signals::watch()
         .context("signals")
@@ -46,14 +50,14 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
 
     let config = Config {
         workers: WorkersConfig {
-            count: serve.workers.into(),
-            spin: Duration::from_micros(serve.poll_us.into()),
+            count: settings.workers.unwrap_or(1).into(),
+            spin: Duration::from_micros(settings.poll_us.unwrap_or(32).into()),
             ..WorkersConfig::default()
         },
-        queues: serve.queues,
+        queues: settings.queues,
     };
     // Who is served already is asked before an image is opened.
-    let monitors = Monitors::bind(&serve.monitor).map_err(Failure::Runtime)?;
+    let monitors = Monitors::bind(&monitors).map_err(Failure::Runtime)?;
     let host = Host::start(config, model).map_err(failure)?;
     let monitors = monitors.start(&host).map_err(Failure::Runtime)?;
     let say = if monitors.is_on_stdout() {

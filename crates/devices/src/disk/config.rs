@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::identity::Identity;
 use crate::{ConfigError, OnOffAuto};
 
 /// The properties of `scsi-hd`. [`DiskConfig::default`] has the documented defaults; [`Disk::new`](super::Disk::new)
@@ -117,6 +118,29 @@ pub(super) struct Limits {
 
 /// The largest block size and granularity that QEMU's properties take.
 const MAX_BLOCK: u32 = 2 << 20;
+
+impl DiskConfig {
+    /// Checks what does not depend on the image.
+    ///
+    /// # Errors
+    /// The first property that is not possible on any image.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let any = lunar_block::Info {
+            size: 1 << 40,
+            read_only: false,
+            request_align: 1,
+            discard_granularity: 0,
+            can_discard: true,
+            discard_zeroes: true,
+            flushes: true,
+            volatile: true,
+            name: String::new(),
+        };
+        Limits::check(self, &any)?;
+        Identity::check(self)?;
+        Ok(())
+    }
+}
 
 /// The bytes that every backend writes in one piece.
 const MAX_ATOMIC: u32 = 1 << 20;

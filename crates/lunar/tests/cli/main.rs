@@ -8,6 +8,7 @@
 )]
 
 mod bad_input;
+mod config;
 mod help;
 mod probe;
 mod program;
