@@ -10,6 +10,7 @@ use lunar_virtio_scsi::{Workers, WorkersConfig};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::event::{Events, ShutdownReason};
+use crate::file::{self, Settings};
 use crate::growth::Growth;
 use crate::images::Images;
 use crate::keyval::Options;
@@ -27,6 +28,8 @@ pub struct Config {
     /// Request queues of a controller that does not say; `None` takes one for each CPU of the host, as QEMU takes one for
     /// each of the guest.
     pub queues: Option<u16>,
+    /// What else the server was started with, to be found again in [`Host::configuration`].
+    pub settings: Settings,
 }
 
 /// A running server. Every method may be called from any thread.
@@ -319,6 +322,27 @@ impl Host {
     /// What is declared now.
     pub fn model(&self) -> Model {
         self.lock_anyway().model.clone()
+    }
+
+    /// What there is now as a configuration file, from which a server can be started that has the same.
+    pub fn configuration(&self) -> String {
+        let live = self.lock_anyway();
+        let mut declarations = live.model.declarations();
+        for declaration in &mut declarations {
+            if let Some(size) = live.changed_size(declaration) {
+                declaration.options.set("size", &size.to_string());
+            }
+        }
+        drop(live);
+        let settings = Settings {
+            // They are declared by now.
+            socket_path: None,
+            images: Vec::new(),
+            ..self.config.settings.clone()
+        };
+        let objects = declarations.iter();
+        let objects = objects.map(|object| (object.kind.table(), &object.options));
+        file::write(&settings, objects)
     }
 
     /// The controllers, in the order in which they were added.

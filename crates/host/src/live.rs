@@ -12,7 +12,7 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
 use crate::host::Config;
 use crate::images::Images;
-use crate::model::{self, Address, Model, Place, Socket};
+use crate::model::{self, Address, Model, NodeDriver, Place, Socket};
 use crate::query::RunState;
 use crate::units::{self, Units};
 use crate::{Error, Event, catalog};
@@ -318,6 +318,18 @@ impl Live {
             }
             family.extend(more);
         }
+    }
+
+    /// The size of what is declared, if it was declared and has changed.
+    pub fn changed_size(&self, declaration: &model::Declaration) -> Option<u64> {
+        let node = self.model.node(declaration.node.as_deref()?)?;
+        let size = match &node.driver {
+            NodeDriver::Raw { size, .. } => (*size)?,
+            NodeDriver::Null { size, .. } | NodeDriver::Memory { size } => *size,
+            _ => return None,
+        };
+        let now = self.images.get(&node.name)?.info().size;
+        (now != size.next_multiple_of(512)).then_some(now)
     }
 
     pub fn path(&self, place: &Place) -> String {

@@ -10,6 +10,7 @@ mod controller;
 mod error;
 mod name;
 mod node;
+mod record;
 mod removal;
 #[cfg(test)]
 mod tests;
@@ -27,9 +28,11 @@ use crate::property;
 pub use controller::{Address, Controller, Disk, Socket};
 pub use error::{Error, Taken};
 pub use node::{Node, NodeDriver};
+pub use record::{Declaration, Kind};
 pub use removal::Removed;
 
 use node::{Draft, User, inherited, protocol};
+use record::Record;
 
 /// Everything that has been declared.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +46,8 @@ pub struct Model {
     unnamed_drives: usize,
     unnamed_buses: usize,
     unnamed_devices: usize,
+    /// How many there have been.
+    declarations: usize,
 }
 
 /// Where a device is among the declared objects.
@@ -79,6 +84,7 @@ pub struct Drive {
     werror: Option<OnError>,
     automatic: bool,
     identity: String,
+    record: Record,
 }
 
 impl Model {
@@ -196,7 +202,7 @@ impl Model {
         let mut drive = DriveOptions::default();
         options.put_first("cache");
         property::apply(&mut drive, "a drive", &options, catalog::DRIVE)?;
-        self.insert_drive(drive, origin)
+        self.insert_drive(drive, origin, options)
     }
 
     /// `IMAGE`: a drive, and a disk for it at LUN 0 of the given target.
@@ -209,14 +215,15 @@ impl Model {
             cdrom: iso,
             ..DriveOptions::default()
         };
-        let id = self.insert_drive(drive, path)?;
+        let declared = [("file".to_owned(), path.to_owned())];
+        let id = self.insert_drive(drive, path, declared.into_iter().collect())?;
         let disk = DiskOptions {
             drive: Some(id),
             target: Some(target.into()),
             lun: Some(0),
             ..DiskOptions::default()
         };
-        self.insert_disk(disk, path).map(drop)
+        self.insert_automatic(disk, path)
     }
 
     /// `--device`: declares a controller or a disk.
@@ -228,12 +235,12 @@ impl Model {
             DeviceKind::Controller => {
                 let mut controller = ControllerOptions::default();
                 property::apply(&mut controller, &name, &options, &[catalog::CONTROLLER])?;
-                self.insert_controller(controller)
+                self.insert_controller(controller, options)
             }
             DeviceKind::Disk => {
                 let mut disk = DiskOptions::default();
                 property::apply(&mut disk, &name, &options, &[catalog::DISK])?;
-                self.insert_disk(disk, origin)
+                self.insert_disk(disk, origin, options)
             }
         }
     }
@@ -244,7 +251,9 @@ impl Model {
             id: Some("scsi0".to_owned()),
             ..ControllerOptions::default()
         };
-        self.insert_controller(options).map(drop)
+        let declared = [("id".to_owned(), "scsi0".to_owned())];
+        self.insert_controller(options, declared.into_iter().collect())
+            .map(drop)
     }
 
     /// Says where a controller is served that has not said so itself.
@@ -275,13 +284,18 @@ impl Model {
                 drive: Some(id),
                 ..DiskOptions::default()
             };
-            self.insert_disk(disk, &origin)
+            self.insert_automatic(disk, &origin)
                 .map_err(|error| (origin, error))?;
         }
         Ok(())
     }
 
-    fn insert_drive(&mut self, drive: DriveOptions, origin: &str) -> Result<String, Error> {
+    fn insert_drive(
+        &mut self,
+        drive: DriveOptions,
+        origin: &str,
+        declared: Options,
+    ) -> Result<String, Error> {
         let file = drive.file.ok_or(Error::Missing("file=PATH"))?;
         if drive.cdrom || has_extension(&file, "iso") && drive.format.is_none() {
             return Err(Error::Cdrom);
@@ -301,7 +315,8 @@ impl Model {
             }
             None => self.generate_drive_id(),
         };
-        let identity = drive.id.unwrap_or_else(|| name::of_file(&file));
+        let identity = drive.identity.or(drive.id);
+        let identity = identity.unwrap_or_else(|| name::of_file(&file));
         let mut draft = Draft {
             model: self,
             nodes: Vec::new(),
@@ -338,12 +353,17 @@ impl Model {
             werror: drive.werror,
             automatic: drive.automatic,
             identity,
+            record: Record::new(self, declared),
         };
         self.drives.insert(id.clone(), drive);
         Ok(id)
     }
 
-    fn insert_controller(&mut self, options: ControllerOptions) -> Result<Place, Error> {
+    fn insert_controller(
+        &mut self,
+        options: ControllerOptions,
+        declared: Options,
+    ) -> Result<Place, Error> {
         if let Some(id) = &options.id {
             name::check(id)?;
             self.check_free_device_id(id)?;
@@ -368,7 +388,9 @@ impl Model {
         }
         let place = Place::Controller(bus.clone());
         let path = self.register(options.id.as_deref(), place.clone());
+        let record = Record::device(self, "virtio-scsi-pci", declared);
         self.controllers.push(Controller {
+            record,
             bus,
             path,
             number,
@@ -417,7 +439,20 @@ impl Model {
         path
     }
 
-    fn insert_disk(&mut self, mut options: DiskOptions, origin: &str) -> Result<Place, Error> {
+    /// A disk that nobody has declared, for a drive.
+    fn insert_automatic(&mut self, options: DiskOptions, origin: &str) -> Result<(), Error> {
+        let drive = options.drive.iter();
+        let declared = drive.map(|drive| ("drive".to_owned(), drive.clone()));
+        let declared = declared.collect();
+        self.insert_disk(options, origin, declared).map(drop)
+    }
+
+    fn insert_disk(
+        &mut self,
+        mut options: DiskOptions,
+        origin: &str,
+        declared: Options,
+    ) -> Result<Place, Error> {
         if let Some(id) = &options.id {
             name::check(id)?;
             self.check_free_device_id(id)?;
@@ -475,6 +510,7 @@ impl Model {
             address,
         };
         let disk = Disk {
+            record: Record::device(self, "scsi-hd", declared),
             origin: origin.to_owned(),
             path: self.register(options.id.as_deref(), place.clone()),
             name,

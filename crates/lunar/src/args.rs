@@ -30,6 +30,9 @@ pub enum Command {
     Monitor(Monitor),
     /// Say whether a configuration file is right, and if not, where it is wrong
     CheckConfig(CheckConfig),
+    /// Ask a running server for its configuration
+    #[command(subcommand)]
+    Config(Config),
     /// List what is behind a vhost-user SCSI socket, as a guest would find it
     Probe(Probe),
     /// Print a completion script for a shell
@@ -111,6 +114,17 @@ pub struct CheckConfig {
     /// The file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+}
+
+/// `lunar config`.
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Print what there is now as a file for --config
+    Dump {
+        /// The server's monitor: the PATH of its --monitor unix:PATH
+        #[arg(value_name = "SOCKET")]
+        socket: PathBuf,
+    },
 }
 
 /// `lunar probe`.

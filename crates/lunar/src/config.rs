@@ -1,7 +1,27 @@
-//! `lunar check-config`: what `lunar serve --config` would say about a file, without opening an image.
+//! Configuration files: `lunar check-config` says what `lunar serve --config` would say about one, without opening an
+//! image; `lunar config dump` asks a running server for one.
 
-use crate::args::{CheckConfig, Serve};
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+
+use crate::args::{CheckConfig, Config, Serve};
+use crate::console::Link;
 use crate::{Failure, declare, qemu, say};
+
+/// Asks for what there is.
+pub fn config(options: &Config) -> Result<(), Failure> {
+    let Config::Dump { socket } = options;
+    let ask = || {
+        let answer = Link::to(socket, drop)?.ask(&json!({"execute": "x-lunar-config"}))?;
+        if let Some(error) = answer.pointer("/error/desc").and_then(Value::as_str) {
+            bail!("{error}");
+        }
+        let text = answer.get("return").and_then(Value::as_str);
+        text.map(str::to_owned).context("an answer without content")
+    };
+    say(&ask().map_err(Failure::Runtime)?);
+    Ok(())
+}
 
 /// Looks at a file.
 pub fn check(options: &CheckConfig) -> Result<(), Failure> {

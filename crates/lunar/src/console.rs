@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -91,7 +91,7 @@ fn history() -> Option<PathBuf> {
 }
 
 /// The connection: answers come in the order of the commands, events at any time.
-struct Link {
+pub struct Link {
     stream: UnixStream,
     answers: Receiver<Value>,
     /// What the server says it is.
@@ -99,6 +99,15 @@ struct Link {
 }
 
 impl Link {
+    /// Talks to the server whose monitor is at `path`.
+    pub fn to(path: &Path, show: impl FnMut(String) + Send + 'static) -> anyhow::Result<Link> {
+        let stream = UnixStream::connect(path).with_context(|| {
+            let path = path.display();
+            format!("{path}: no server takes commands here; start one with --monitor unix:{path}")
+        })?;
+        Link::open(stream, show)
+    }
+
     fn open(stream: UnixStream, show: impl FnMut(String) + Send + 'static) -> anyhow::Result<Link> {
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut greeting = String::new();
@@ -149,7 +158,8 @@ impl Link {
         })
     }
 
-    fn ask(&mut self, command: &Value) -> anyhow::Result<Value> {
+    /// The whole answer to a command.
+    pub fn ask(&mut self, command: &Value) -> anyhow::Result<Value> {
         let gone = || anyhow!("the server has closed the connection");
         writeln!(self.stream, "{command}").map_err(|_| gone())?;
         self.answers.recv().map_err(|_| gone())

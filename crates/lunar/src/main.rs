@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => serve::run(&serve),
         Command::Monitor(options) => console::run(&options),
         Command::CheckConfig(options) => config::check(&options),
+        Command::Config(options) => config::config(&options),
         Command::Probe(options) => probe::run(&options),
         Command::Completions { shell } => {
             let mut script = Vec::new();

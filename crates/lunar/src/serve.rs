@@ -55,6 +55,7 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
             ..WorkersConfig::default()
         },
         queues: settings.queues,
+        settings,
     };
     // Who is served already is asked before an image is opened.
     let monitors = Monitors::bind(&monitors).map_err(Failure::Runtime)?;

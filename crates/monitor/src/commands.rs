@@ -78,6 +78,11 @@ pub fn table() -> Table<Arc<Host>> {
         Command::new("stop", "takes no more requests: they wait", stop),
         Command::new("cont", "takes requests again", cont),
         Command::new("query-version", "what answers here", run::version),
+        Command::new(
+            "x-lunar-config",
+            "what there is, as a configuration file",
+            run::configuration,
+        ),
         Command::new("quit", "ends the server", run::quit),
         Command::new(
             "human-monitor-command",

@@ -51,6 +51,7 @@ fn lab() -> Lab {
     let config = Config {
         workers: Default::default(),
         queues: None,
+        settings: lunar_host::file::Settings::default(),
     };
     let host = Host::start(config, model).unwrap();
     let mut lab = Lab {

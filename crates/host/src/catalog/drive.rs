@@ -10,6 +10,8 @@ use crate::property::{Choice, Kind, Property};
 pub struct DriveOptions {
     /// `id=`.
     pub id: Option<String>,
+    /// `identity=`.
+    pub identity: Option<String>,
     /// `file=`.
     pub file: Option<String>,
     /// `format=`.
@@ -49,6 +51,7 @@ impl Default for DriveOptions {
     fn default() -> DriveOptions {
         DriveOptions {
             id: None,
+            identity: None,
             file: None,
             format: None,
             automatic: true,
@@ -78,6 +81,12 @@ static OWN: &[Property<DriveOptions>] = &[
         kind: Kind::Text(|d, v| d.id = Some(v)),
         default: "",
         description: "name, for a device's drive=",
+    },
+    Property {
+        name: "identity",
+        kind: Kind::Text(|d, v| d.identity = Some(v)),
+        default: "id, or made from the file's path",
+        description: "what a disk's identifiers are made from, if nothing else says",
     },
     Property {
         name: "if",

@@ -1,5 +1,3 @@
-#![allow(clippy::indexing_slicing, reason = "tests")]
-
 use super::*;
 use crate::keyval::{BLOCKDEV, DEVICE};
 use crate::model::Model;

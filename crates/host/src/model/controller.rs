@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::error::Error;
+use super::record::Record;
 use crate::catalog::{self, ControllerOptions, DiskOptions};
 
 /// Where a controller meets its front end.
@@ -30,6 +31,7 @@ pub struct Controller {
     pub options: ControllerOptions,
     /// Its disks, by address.
     pub disks: BTreeMap<Address, Disk>,
+    pub(super) record: Record,
 }
 
 /// Where a logical unit is on its bus.
@@ -54,6 +56,7 @@ pub struct Disk {
     pub node: String,
     /// Its properties.
     pub options: DiskOptions,
+    pub(super) record: Record,
 }
 
 impl Controller {

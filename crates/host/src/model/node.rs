@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use lunar_block::{DetectZeroes, FaultRule, Faults, NodeOptions};
 
 use super::error::{Error, Taken};
+use super::record::Record;
 use super::{Model, block_driver, name};
 use crate::catalog::{self, BlockKind, BlockOptions, FaultOptions};
 use crate::keyval::Options;
@@ -23,6 +24,8 @@ pub struct Node {
     pub options: NodeOptions,
     /// Declared inside another node or by a drive, with which it goes.
     pub(super) inline: bool,
+    /// Empty for those that a drive makes.
+    pub(super) record: Record,
     pub(super) users: Vec<User>,
 }
 
@@ -167,6 +170,7 @@ impl Draft<'_> {
         origin: &str,
         parent: Option<&NodeOptions>,
     ) -> Result<String, Error> {
+        let declared = options.clone();
         let name = options
             .take("driver")
             .ok_or(Error::Missing("the block driver's name"))?;
@@ -237,7 +241,12 @@ impl Draft<'_> {
                 }
             }
         };
-        Ok(self.push(node.node_name, origin, driver, node.node))
+        let name = self.push(node.node_name, origin, driver, node.node);
+        let record = Record::new(self.model, declared);
+        if let Some(node) = self.nodes.last_mut() {
+            node.record = record;
+        }
+        Ok(name)
     }
 
     /// The node below one with these options: one that is there, or one declared inline.
@@ -292,6 +301,7 @@ impl Draft<'_> {
             driver,
             options,
             inline: true,
+            record: Record::default(),
             users: Vec::new(),
         });
         name

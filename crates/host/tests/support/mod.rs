@@ -40,6 +40,7 @@ impl Place {
                 ..WorkersConfig::default()
             },
             queues: Some(1),
+            settings: lunar_host::file::Settings::default(),
         };
         let host = Host::start(config, model).unwrap();
         Place { directory, host }

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::program::{Place, stderr, stdout};
+use crate::program::{Place, Server, stderr, stdout};
 
 const FILE: &str = r#"
 socket-path = "vm.sock"
@@ -158,4 +158,43 @@ fn a_file_that_cannot_be_read_is_named() {
         stderr(&output),
         "lunar: absent.toml: No such file or directory (os error 2)\n"
     );
+}
+
+#[test]
+fn what_a_server_says_of_itself_makes_the_same_server() {
+    let place = place(FILE);
+    place.image("plain.img", 1 << 20);
+    let dump = |server: Server| {
+        let output = place.run(&["config", "dump", "vm.qmp"]);
+        assert_eq!(stderr(&output), "");
+        (stdout(&output), server.stop(Signal::TERM).stdout)
+    };
+    let options = [
+        "--config=vm.toml",
+        "--device=scsi-hd,drive=ram",
+        "plain.img",
+    ];
+    let (first, table) = dump(place.serve(&options, &["vm.sock", "vm.qmp"]));
+    place.write("again.toml", first.as_bytes());
+    let (second, same_table) = dump(place.serve(&["--config=again.toml"], &["vm.sock", "vm.qmp"]));
+    assert_eq!(first, second);
+    let table = table.replace(
+        "socket vm.sock",
+        &format!("socket {}", place.path("vm.sock").display()),
+    );
+    assert_eq!(
+        table
+            .replace("plain.img", &place.path("plain.img").display().to_string())
+            .replace(
+                " other.img",
+                &format!(" {}", place.path("other.img").display())
+            )
+            .replace(
+                " disk.img",
+                &format!(" {}", place.path("disk.img").display())
+            ),
+        same_table
+    );
+    assert!(first.starts_with("monitor = [\"unix:vm.qmp\"]\nqueues = 3\nworkers = 2\npoll-us = 0\nlog = \"error\"\n\n[[blockdev]]\n"), "{first}");
+    assert!(first.contains("identity = \"image-"), "{first}");
 }

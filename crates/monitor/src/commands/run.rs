@@ -87,6 +87,11 @@ pub fn version_info() -> VersionInfo {
     }
 }
 
+/// `x-lunar-config`.
+pub fn configuration(host: &Arc<Host>, _: Empty) -> Result<String, Error> {
+    Ok(host.configuration())
+}
+
 /// `quit`.
 pub fn quit(host: &Arc<Host>, _: Empty) -> Result<Empty, Error> {
     host.quit();
