@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{OnceLock, mpsc};
 
 use crate::Error;
 
@@ -35,30 +34,3 @@ impl Allocation {
 
 /// The answer to [`DataHandle::allocation`](crate::DataHandle::allocation), to be awaited on the handle's reactor.
 pub type AllocationQuery = Pin<Box<dyn Future<Output = Result<Allocation, Error>>>>;
-
-/// Runs something that may block where it keeps no reactor waiting: on one thread for the whole process, in the order
-/// of arrival.
-pub(crate) async fn offload<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    type Job = Box<dyn FnOnce() + Send>;
-    static THREAD: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
-
-    let thread = THREAD.get_or_init(|| {
-        let (sender, jobs) = mpsc::channel::<Job>();
-        // Without the thread every job is dropped, and its owner told so below.
-        let _ = std::thread::Builder::new()
-            .name("lunar-blocking".into())
-            .spawn(move || jobs.into_iter().for_each(|job| job()));
-        sender
-    });
-    let (done, result) = tokio::sync::oneshot::channel();
-    let job = move || {
-        // Nobody may want to know any more.
-        let _ = done.send(work());
-    };
-    let _ = thread.send(Box::new(job));
-    result
-        .await
-        .unwrap_or_else(|_| Err(Error::from_errno(libc::EAGAIN)))
-}

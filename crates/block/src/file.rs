@@ -9,10 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lunar_reactor::{File, Handle, Syscall, Token};
+use lunar_reactor::{File, Handle, Syscall, Token, offload};
 use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
-use crate::allocation::offload;
 use crate::bounce::Lane;
 use crate::filter::{Gate, Ledger, Policy};
 use crate::host::{Align, Expect, HostFile};
@@ -238,7 +238,8 @@ impl DataHandle for FileHandle {
 
     fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {
         let shared = Arc::clone(&self.lane.shared);
-        Box::pin(offload(move || Ok(shared.host.allocation(offset, len)?)))
+        let found = offload(move || shared.host.allocation(offset, len));
+        Box::pin(async { Ok(found.await.map_err(|_| Errno::AGAIN)??) })
     }
 }
 

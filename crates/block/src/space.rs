@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use lunar_reactor::offload;
+
 use crate::Image;
-use crate::allocation::offload;
 
 /// The space of an image that takes what it needs as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,5 +19,5 @@ pub struct Space {
 /// [`Image::space`] for a task: its reactor goes on meanwhile.
 pub async fn space_of(image: &Arc<dyn Image>) -> Option<Space> {
     let image = Arc::clone(image);
-    offload(move || Ok(image.space())).await.ok().flatten()
+    offload(move || image.space()).await.ok().flatten()
 }

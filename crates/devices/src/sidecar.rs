@@ -8,11 +8,11 @@
 //! Reservations, saved mode pages and unfinished SANITIZE operations are kept like this, each in a file of its own kind.
 
 use std::fs::{File, OpenOptions};
-use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
+
+use lunar_reactor::Sequence;
 
 /// What a sidecar begins with; the last byte is the version of the format.
 const MAGIC: [u8; 8] = *b"LUNAR\0\0\x01";
@@ -49,8 +49,10 @@ pub struct Sidecar(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     owner: Vec<u8>,
-    /// Held while the file is replaced or removed, so that the last one to ask is the last one to write.
+    /// Held while the file is replaced or removed: there is one temporary file.
     writing: Mutex<()>,
+    /// What tasks have asked for: the last one to ask is the last one to write.
+    asked: Sequence,
 }
 
 impl Sidecar {
@@ -61,6 +63,7 @@ impl Sidecar {
             path,
             owner: owner.to_vec(),
             writing: Mutex::default(),
+            asked: Sequence::default(),
         }))
     }
 
@@ -154,8 +157,8 @@ impl Sidecar {
         &self,
         work: impl FnOnce() -> Result<(), SidecarError> + Send + 'static,
     ) -> Result<(), SidecarError> {
-        let no_thread = || Err(self.0.refuse("there is no thread to write it".into()));
-        blocking(work).await.unwrap_or_else(no_thread)
+        let done = self.0.asked.offload(work).await;
+        done.unwrap_or_else(|not_done| Err(self.0.refuse(not_done.to_string())))
     }
 }
 
@@ -229,53 +232,6 @@ fn crc32(bytes: &[u8]) -> u32 {
             (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg())
         })
     })
-}
-
-/// Runs `work`, which may block (a sync takes as long as a disk does), on a thread of its own, and waits for it without
-/// holding up the reactor. `None` when there can be no thread, or `work` has panicked.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    struct Finish<T>(Arc<Mutex<Meeting<T>>>);
-    impl<T> Drop for Finish<T> {
-        fn drop(&mut self) {
-            let mut meeting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            meeting.over = true;
-            if let Some(waker) = meeting.waker.take() {
-                waker.wake();
-            }
-        }
-    }
-
-    let meeting = Arc::new(Mutex::new(Meeting {
-        result: None,
-        over: false,
-        waker: None,
-    }));
-    let finish = Finish(Arc::clone(&meeting));
-    let thread = std::thread::Builder::new().name("lunar-sidecar".into());
-    let started = thread.spawn(move || {
-        let result = work();
-        let mut meeting = finish.0.lock().unwrap_or_else(PoisonError::into_inner);
-        meeting.result = Some(result);
-        drop(meeting);
-        drop(finish);
-    });
-    started.ok()?;
-    poll_fn(move |cx| {
-        let mut meeting = meeting.lock().unwrap_or_else(PoisonError::into_inner);
-        if meeting.over {
-            return Poll::Ready(meeting.result.take());
-        }
-        meeting.waker = Some(cx.waker().clone());
-        Poll::Pending
-    })
-    .await
-}
-
-/// Where a thread leaves its result for a task.
-struct Meeting<T> {
-    result: Option<T>,
-    over: bool,
-    waker: Option<Waker>,
 }
 
 #[cfg(test)]

@@ -20,13 +20,15 @@
 //! # Threading
 //! Nothing here is `Send` except [`Remote`], through which other threads send typed messages, and the wakers of
 //! tasks, so that a lock shared between reactors can wake a task of another one. Messages are handled in order; an
-//! answered message is therefore a barrier.
+//! answered message is therefore a barrier. What the ring cannot do without blocking a task gives to [`offload`], whose
+//! few threads belong to the process, not to a reactor.
 //!
 //! # Errors
 //! Operations report the kernel's errno unchanged; setting up a ring reports [`std::io::Error`].
 
 mod buf;
 mod handle;
+mod offload;
 mod remote;
 mod ring;
 mod run;
@@ -34,6 +36,7 @@ mod task;
 
 pub use buf::{AlignedBuf, IoBuf};
 pub use handle::{Awaitable, Handle, Watch};
+pub use offload::{NotDone, Sequence, block_on, offload};
 pub use remote::Remote;
 pub use ring::{File, Syscall};
 pub use run::{Config, Thread, spawn};

@@ -11,16 +11,14 @@ mod storage;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
 
 use imago::format::PreallocateMode;
 use imago::format::builder::FormatDriverBuilder;
 use imago::{DenyImplicitOpenGate, FormatAccess, Mapping};
-use lunar_reactor::{AlignedBuf, Handle, Token};
+use lunar_reactor::{AlignedBuf, Handle, Token, block_on};
 use tokio::sync::RwLock;
 
 use self::header::{Backing, Header};
@@ -416,23 +414,5 @@ impl Core {
         let access = self.access.read().await;
         access.flush().await?;
         access.sync().await
-    }
-}
-
-/// Waits for a future on a thread that is no reactor.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(std::thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        std::thread::park();
     }
 }

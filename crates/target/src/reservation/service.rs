@@ -1,10 +1,11 @@
 //! Reservations of a logical unit that is in use: who sees them, what they keep out, and how they are changed.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use lunar_scsi::reservation::{Capabilities, Effect, Out, Parameters};
 use lunar_scsi::{AdditionalSense, Sense, SenseKey};
-use tokio::sync::oneshot;
 
 use super::store::{self, Keeper, RestoreError, Store};
 use super::{Consequences, Refusal, Registrant, Request, Reservations, Result, Surroundings};
@@ -12,12 +13,20 @@ use crate::state::Shared;
 use crate::{LuState, NexusId};
 
 /// How a PERSISTENT RESERVE OUT command goes on.
-#[derive(Debug)]
 pub enum Persisted {
     /// It is over.
     Now(Result<Preempted>),
     /// It is over when the state has been saved.
-    Later(oneshot::Receiver<Result<Preempted>>),
+    Later(Pin<Box<dyn Future<Output = Result<Preempted>> + Send>>),
+}
+
+impl std::fmt::Debug for Persisted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Persisted::Now(result) => f.debug_tuple("Now").field(result).finish(),
+            Persisted::Later(_) => f.debug_struct("Later").finish_non_exhaustive(),
+        }
+    }
 }
 
 /// The nexuses that a PREEMPT has thrown out, as far as they are there.
@@ -124,8 +133,8 @@ impl LuState {
         Ok(())
     }
 
-    /// PERSISTENT RESERVE OUT. If there is a store, its thread carries out one command after the other, and saves what
-    /// has to be saved before it becomes the state.
+    /// PERSISTENT RESERVE OUT. If there is a store, its keeper carries out one command after the other, and saves
+    /// what has to be saved before it becomes the state.
     pub(crate) fn persistent_reserve_out(
         self: &Arc<Self>,
         nexus: NexusId,
@@ -134,17 +143,11 @@ impl LuState {
         let Some(keeper) = self.keeper.get() else {
             return Persisted::Now(self.reserve_out_unsaved(nexus, &request));
         };
-        let (answer, later) = oneshot::channel();
         let state = Arc::clone(self);
-        let running = keeper.run(move |store| {
-            // Whoever has asked may be gone.
-            let _: std::result::Result<(), _> =
-                answer.send(state.reserve_out_saved(store, nexus, &request));
-        });
-        match running {
-            true => Persisted::Later(later),
-            false => Persisted::Now(Err(not_saved())),
-        }
+        let later = keeper.run(move |store| state.reserve_out_saved(store, nexus, &request));
+        Persisted::Later(Box::pin(async {
+            later.await.unwrap_or_else(|_| Err(not_saved()))
+        }))
     }
 
     fn reserve_out_unsaved(&self, nexus: NexusId, request: &OutRequest) -> Result<Preempted> {
@@ -154,7 +157,7 @@ impl LuState {
         })
     }
 
-    /// Only the keeper's thread comes here, so nobody else changes the reservations meanwhile.
+    /// Only the keeper's jobs come here, one at a time, so nobody else changes the reservations meanwhile.
     fn reserve_out_saved(
         &self,
         store: &dyn Store,

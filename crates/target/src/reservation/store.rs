@@ -1,14 +1,15 @@
-//! Where persistent reservations are saved, and the thread that waits for it.
+//! Where persistent reservations are saved, one state after the other.
 
+use std::future::Future;
 use std::io;
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+
+use lunar_reactor::{NotDone, Sequence};
 
 use super::Reservations;
 
-/// A place for one unit's reservations that outlasts the process. Both methods may take their time: they are called
-/// from a thread of their own, and at the start.
+/// A place for one unit's reservations that outlasts the process. Both methods may take their time: they are
+/// called away from the reactors, and at the start.
 pub trait Store: Send + Sync {
     /// Replaces what was saved before, completely or not at all. When it returns, the record survives a loss of power.
     ///
@@ -35,13 +36,10 @@ pub enum RestoreError {
     NoRecord,
 }
 
-type Job = Box<dyn FnOnce(&dyn Store) + Send>;
-
-/// Runs jobs with a store on a thread of its own, one after the other. Most units never see a reservation, so the
-/// thread starts with the first job.
+/// Runs jobs with a store away from the reactors, one after the other.
 pub(crate) struct Keeper {
-    store: Mutex<Option<Box<dyn Store>>>,
-    jobs: OnceLock<Sender<Job>>,
+    store: Arc<dyn Store>,
+    jobs: Sequence,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -53,32 +51,18 @@ impl std::fmt::Debug for Keeper {
 impl Keeper {
     pub(crate) fn new(store: Box<dyn Store>) -> Keeper {
         Keeper {
-            store: Mutex::new(Some(store)),
-            jobs: OnceLock::new(),
+            store: store.into(),
+            jobs: Sequence::default(),
         }
     }
 
-    /// Runs `job` when all before it are over. Whether there is a thread to do it.
-    pub(crate) fn run(&self, job: impl FnOnce(&dyn Store) + Send + 'static) -> bool {
-        self.jobs()
-            .is_some_and(|jobs| jobs.send(Box::new(job)).is_ok())
-    }
-
-    fn jobs(&self) -> Option<&Sender<Job>> {
-        if let Some(jobs) = self.jobs.get() {
-            return Some(jobs);
-        }
-        let mut place = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = place.take() {
-            let (jobs, waiting) = channel::<Job>();
-            // It ends when nobody can send it a job any more.
-            let thread = std::thread::Builder::new().name("lunar-keeper".into());
-            // Where there can be no thread, its end of the channel is gone, and every job is refused.
-            let _: io::Result<JoinHandle<()>> =
-                thread.spawn(move || waiting.into_iter().for_each(|job| job(&*store)));
-            let _: Result<(), Sender<Job>> = self.jobs.set(jobs);
-        }
-        self.jobs.get()
+    /// Runs `job` when all before it are over, whether or not anybody waits for what comes of it.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&dyn Store) -> T + Send + 'static,
+    ) -> impl Future<Output = Result<T, NotDone>> + Send + 'static {
+        let store = Arc::clone(&self.store);
+        self.jobs.offload(move || job(&*store))
     }
 }
 

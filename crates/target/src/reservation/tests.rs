@@ -407,7 +407,7 @@ fn a_crash_leaves_the_state_before_the_command_or_after_it() {
     let run = |state: &std::sync::Arc<LuState>, request| match state
         .persistent_reserve_out(NexusId(1), request)
     {
-        Persisted::Later(answer) => answer.blocking_recv().unwrap(),
+        Persisted::Later(answer) => lunar_reactor::block_on(answer),
         Persisted::Now(_) => panic!("there is a store"),
     };
     let keys = |state: &LuState| {

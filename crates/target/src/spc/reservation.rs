@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lunar_scsi::reservation::{In, Out, Parameters, report_capabilities};
-use lunar_scsi::{AdditionalSense, Sense, SenseKey};
+use lunar_scsi::{AdditionalSense, Sense};
 
 use super::Primary;
 use crate::reservation::{OutRequest, Persisted, Preempted, Refusal};
@@ -83,14 +83,9 @@ pub(super) fn persistent_out(lu: &dyn Primary, command: &Command<'_>) -> Result<
             Outcome::good(transferred)
         }
         Persisted::Now(result) => Outcome::task(settle(state, aborter, result, transferred)),
-        Persisted::Later(saved) => Outcome::task(async move {
-            let lost = Refusal::Check(Sense::new(
-                SenseKey::HardwareError,
-                AdditionalSense::INTERNAL_TARGET_FAILURE,
-            ));
-            let result = saved.await.unwrap_or(Err(lost));
-            settle(state, aborter, result, transferred).await
-        }),
+        Persisted::Later(saved) => {
+            Outcome::task(async move { settle(state, aborter, saved.await, transferred).await })
+        }
     })
 }
 
