@@ -37,8 +37,6 @@ pub enum UnitAttention {
     CapacityChanged,
     /// 2A/10: another initiator has set the clock.
     TimestampChanged,
-    /// 3F/03: what INQUIRY says has changed, as it does with the number of target ports.
-    InquiryDataChanged,
     /// 3F/05: another initiator has changed the identifying information.
     IdentifierChanged,
     /// 38/07: a threshold of the space for logical blocks was reached.
@@ -115,7 +113,6 @@ impl UnitAttention {
             UnitAttention::AccessStateChanged => AdditionalSense::ALUA_STATE_CHANGED,
             UnitAttention::CapacityChanged => AdditionalSense::CAPACITY_DATA_CHANGED,
             UnitAttention::TimestampChanged => AdditionalSense::TIMESTAMP_CHANGED,
-            UnitAttention::InquiryDataChanged => AdditionalSense::INQUIRY_DATA_CHANGED,
             UnitAttention::IdentifierChanged => AdditionalSense::DEVICE_IDENTIFIER_CHANGED,
             UnitAttention::ProvisioningThreshold => {
                 AdditionalSense::THIN_PROVISIONING_SOFT_THRESHOLD
@@ -178,11 +175,6 @@ impl AttentionQueue {
         let first = self.first()?;
         self.0.remove(0);
         Some(first)
-    }
-
-    /// Whether this is to be reported.
-    pub(crate) fn contains(&self, attention: UnitAttention) -> bool {
-        self.0.contains(&attention)
     }
 
     /// Whether there is nothing to report.

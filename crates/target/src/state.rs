@@ -159,7 +159,6 @@ impl LuState {
             }
             let mut attentions = AttentionQueue::default();
             attentions.raise(UnitAttention::PowerOn);
-            shared.tell_ports_changed();
             shared.nexuses.push(Nexus {
                 id: nexus,
                 path,
@@ -176,13 +175,8 @@ impl LuState {
         self.change(|shared| {
             let groups = &mut shared.groups;
             let gone = |n: &mut Nexus| n.id == nexus;
-            let mut found = false;
             for nexus in shared.nexuses.extract_if(.., gone) {
                 groups.forget(&nexus.path.port);
-                found = true;
-            }
-            if found {
-                shared.tell_ports_changed();
             }
             shared.legacy.take_if(|holder| *holder == nexus);
             shared.allegiances.clear(nexus);
@@ -429,15 +423,6 @@ impl LuState {
 }
 
 impl Shared {
-    /// Standard INQUIRY data and page 88h are not what they were. Who has not heard yet that the unit is there has not
-    /// read them.
-    fn tell_ports_changed(&mut self) {
-        let queues = self.nexuses.iter_mut().map(|n| &mut n.attentions);
-        for queue in queues.filter(|queue| !queue.contains(UnitAttention::PowerOn)) {
-            queue.raise(UnitAttention::InquiryDataChanged);
-        }
-    }
-
     fn queue(&mut self, nexus: NexusId) -> Option<&mut AttentionQueue> {
         let mut nexuses = self.nexuses.iter_mut();
         Some(&mut nexuses.find(|n| n.id == nexus)?.attentions)
@@ -509,21 +494,6 @@ mod tests {
         assert_eq!(drain(&state, A), [UnitAttention::PowerOn]);
         add(&state, A);
         assert_eq!(drain(&state, A), []);
-    }
-
-    #[test]
-    fn who_knows_the_unit_hears_of_a_port_that_comes_and_of_one_that_goes() {
-        let state = LuState::default();
-        add(&state, A);
-        add(&state, B);
-        assert_eq!(drain(&state, A), [UnitAttention::PowerOn], "that says it");
-        state.remove_nexus(B);
-        assert_eq!(drain(&state, A), [UnitAttention::InquiryDataChanged]);
-        state.remove_nexus(B);
-        assert_eq!(drain(&state, A), [], "it was gone");
-        add(&state, B);
-        assert_eq!(drain(&state, A), [UnitAttention::InquiryDataChanged]);
-        assert_eq!(drain(&state, B), [UnitAttention::PowerOn]);
     }
 
     #[test]
