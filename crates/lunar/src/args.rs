@@ -25,7 +25,7 @@ pub struct CommandLine {
 pub enum Command {
     /// Serve disks to virtual machines
     #[command(after_help = SERVE_EXAMPLES)]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Talk to a running server in the words of QEMU's monitor
     Monitor(Monitor),
     /// Say whether a configuration file is right, and if not, where it is wrong
@@ -76,6 +76,10 @@ pub struct Serve {
     /// Take commands here: unix:PATH or stdio, in QMP (repeatable)
     #[arg(long, visible_alias = "qmp", value_name = "PLACE", value_parser = crate::monitors::place)]
     pub monitor: Vec<crate::monitors::Place>,
+
+    /// Tell Prometheus what is going on, at http://127.0.0.1:PORT/metrics or another ADDRESS:PORT
+    #[arg(long, value_name = "PORT")]
+    pub metrics: Option<crate::metrics::Address>,
 
     /// Request queues of a controller [default: one for each CPU of the host]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(lunar_host::catalog::MAX_QUEUES)))]

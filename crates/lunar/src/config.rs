@@ -28,6 +28,8 @@ pub fn check(options: &CheckConfig) -> Result<(), Failure> {
     let file = declare::file(&options.file).map_err(Failure::usage)?;
     let model = declare::model(&Serve::default(), Some(&file)).map_err(Failure::usage)?;
     declare::monitors(&Serve::default(), Some(&file)).map_err(Failure::usage)?;
+    declare::metrics(&Serve::default(), Some(&file)).map_err(Failure::usage)?;
+    declare::log(&Serve::default(), Some(&file)).map_err(Failure::Usage)?;
     for (_, _, disk) in model.disks() {
         if let Err(error) = disk.options.config.check() {
             let message = error.to_string();

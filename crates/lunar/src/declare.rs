@@ -8,8 +8,11 @@ use lunar_host::file::{self, Declaration, File, Settings};
 use lunar_host::keyval::{BLOCKDEV, DEVICE, DRIVE, Options, Syntax};
 use lunar_host::model::{self, Model, Socket};
 use lunar_host::property;
+use tracing_subscriber::EnvFilter;
 
 use crate::args::Serve;
+use crate::log;
+use crate::metrics::Address;
 use crate::monitors::{self, Place};
 
 /// A command line or configuration file that cannot be carried out: where, and what is wrong there.
@@ -172,6 +175,8 @@ pub fn settings(serve: &Serve, file: Option<&File>) -> Settings {
     settings.queues = serve.queues.or(settings.queues);
     settings.workers = serve.workers.or(settings.workers);
     settings.poll_us = serve.poll_us.or(settings.poll_us);
+    let metrics = serve.metrics.as_ref().map(ToString::to_string);
+    settings.metrics = metrics.or(settings.metrics);
     settings.log = serve.log.clone().or(settings.log);
     settings
 }
@@ -188,6 +193,29 @@ pub fn monitors(serve: &Serve, file: Option<&File>) -> Result<Vec<Place>, Error>
     }
     places.extend(serve.monitor.iter().cloned());
     Ok(places)
+}
+
+/// Where metrics are given.
+pub fn metrics(serve: &Serve, file: Option<&File>) -> Result<Option<Address>, Error> {
+    let written = file.and_then(|file| Some((file, file.settings().metrics.as_ref()?)));
+    let Some((file, text)) = written.filter(|_| serve.metrics.is_none()) else {
+        return Ok(serve.metrics);
+    };
+    let address = text.parse::<Address>();
+    let address = address.map_err(|error| file.refuse_setting("metrics", text, error))?;
+    Ok(Some(address))
+}
+
+/// What is logged.
+pub fn log(serve: &Serve, file: Option<&File>) -> anyhow::Result<EnvFilter> {
+    let written = file.and_then(|file| Some((file, file.settings().log.as_ref()?)));
+    let Some((file, text)) = written.filter(|_| serve.log.is_none()) else {
+        return log::filter(serve.log.as_deref().unwrap_or("warn"));
+    };
+    log::filter(text).map_err(|_| {
+        let message = "must be error, warn, info, debug, trace or filters";
+        file.refuse_setting("log", text, message).into()
+    })
 }
 
 /// A declaration on its way into the model, and who hears of it if it is refused.

@@ -4,6 +4,8 @@
 //! do are the `lunar-host` crate's), and prints what to add to QEMU ([`qemu`]).
 //! Commands come to a running server through its monitors ([`monitors`]), from programs or from `lunar monitor` ([`console`]).
 //! Both come from a configuration file, too, which `lunar check-config` looks at ([`config`]).
+//! A running server tells what it does to Prometheus ([`metrics`]), to its log ([`log`]) and to the service manager
+//! ([`service`]).
 //! `lunar probe` looks at such a socket from the guest's side ([`probe`]).
 //!
 //! Standard output is for results, standard error for messages and logs. The exit status is 2 when the command line is
@@ -18,10 +20,13 @@ mod args;
 mod config;
 mod console;
 mod declare;
+mod log;
+mod metrics;
 mod monitors;
 mod probe;
 mod qemu;
 mod serve;
+mod service;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -71,10 +76,12 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(error)) => {
+            service::failed(&format!("{error:#}"));
             eprintln!("lunar: {error:#}");
             ExitCode::from(2)
         }
         Err(Failure::Runtime(error)) => {
+            service::failed(&format!("{error:#}"));
             eprintln!("lunar: {error:#}");
             ExitCode::FAILURE
         }

@@ -23,7 +23,7 @@ use crate::args::Serve;
 use crate::declare;
 use crate::monitors::Monitors;
 use crate::qemu::{self, Row, Served};
-use crate::{Failure, say, say_aside, warn};
+use crate::{Failure, log, metrics, say, say_aside, service, warn};
 
 /// How often a server for one given connection is asked whether it has ended.
 const FINISHED_POLL: Timespec = Timespec {
@@ -42,7 +42,8 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
     let model = declare::model(serve, file.as_ref()).map_err(Failure::usage)?;
     let monitors = declare::monitors(serve, file.as_ref()).map_err(Failure::usage)?;
     let settings = declare::settings(serve, file.as_ref());
-    start_log(settings.log.as_deref().unwrap_or("warn")).map_err(Failure::Usage)?;
+    let metrics = declare::metrics(serve, file.as_ref()).map_err(Failure::usage)?;
+    log::start(declare::log(serve, file.as_ref()).map_err(Failure::Usage)?);
     raise_descriptor_limit();
     let signals = Signals::watch()
         .context("signals")
@@ -59,20 +60,33 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
     };
     // Who is served already is asked before an image is opened.
     let monitors = Monitors::bind(&monitors).map_err(Failure::Runtime)?;
+    let metrics = metrics.map(metrics::Bound::bind).transpose();
+    let metrics = metrics.map_err(Failure::Runtime)?;
     let host = Host::start(config, model).map_err(failure)?;
     let monitors = monitors.start(&host).map_err(Failure::Runtime)?;
+    let url = metrics.as_ref().and_then(metrics::Bound::url);
+    let metrics = metrics.map(|bound| bound.start(&host)).transpose();
+    let metrics = metrics.map_err(Failure::Runtime)?;
     let say = if monitors.is_on_stdout() {
         say_aside
     } else {
         say
     };
     announce(&host, say);
+    if let Some(url) = url {
+        say(&format!("\nMetrics are at {url}\n"));
+    }
+    service::ready(&host);
     let reason = signals
         .wait(&host)
         .context("signals")
         .map_err(Failure::Runtime)?;
+    service::stopping();
     let ended = host.shut_down(reason);
     monitors.stop();
+    if let Some(metrics) = metrics {
+        metrics.stop();
+    }
     ended.map_err(failure)
 }
 
@@ -160,17 +174,6 @@ fn warn_of_content(model: &Model) {
             ));
         }
     }
-}
-
-fn start_log(level: &str) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(level).with_context(|| {
-        format!("--log {level}: must be error, warn, info, debug, trace or filters")
-    })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    Ok(())
 }
 
 /// Every image and every ring takes descriptors. If the limit cannot be raised, opening will say so.

@@ -14,3 +14,4 @@ mod probe;
 mod program;
 mod reservations;
 mod serve;
+mod service;

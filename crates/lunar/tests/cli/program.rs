@@ -52,16 +52,19 @@ impl Place {
         finish(self.command(arguments))
     }
 
+    /// Starts a server.
+    pub fn start(&self, mut command: Command) -> Server {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Server {
+            child: command.spawn().unwrap(),
+        }
+    }
+
     /// Starts `lunar serve` and waits until `sockets` are there.
     pub fn serve(&self, arguments: &[&str], sockets: &[&str]) -> Server {
         let mut command = self.command(&["serve"]);
-        command
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut server = Server {
-            child: command.spawn().unwrap(),
-        };
+        command.args(arguments);
+        let mut server = self.start(command);
         let deadline = Instant::now() + PATIENCE;
         while !sockets.iter().all(|socket| self.path(socket).exists()) {
             if server.child.try_wait().unwrap().is_some() {
