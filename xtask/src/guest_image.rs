@@ -1,8 +1,9 @@
 //! Builds the Linux guest of the demo and the tests out of Debian packages, without installing any.
 //!
 //! The image is an ELF kernel and an uncompressed initramfs: the programs of `guest/packages` with the
-//! libraries they need, the kernel modules of `guest/modules`, and `guest/init`. It is made once and again only
-//! when one of these files (or the recipe) changes.
+//! libraries they need, the kernel modules of `guest/modules`, and `guest/init`. What few guests need and many megabytes
+//! long is in a second archive, for those who ask for it. All is made once and again only when one of these files (or the
+//! recipe) changes.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -20,7 +21,7 @@ const MODULES: &str = include_str!("../../guest/modules");
 const INIT: &str = include_str!("../../guest/init");
 const FUNCTIONS: &str = include_str!("../../guest/functions.sh");
 /// Raise it when the code below makes something else out of the same input.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 /// What a guest boots.
 pub struct GuestImage {
@@ -30,6 +31,8 @@ pub struct GuestImage {
     pub bzimage: PathBuf,
     /// The initramfs; an archive with a job may follow it.
     pub initramfs: PathBuf,
+    /// An archive to follow the initramfs, with the programs that few guests need.
+    pub extras: PathBuf,
 }
 
 impl GuestImage {
@@ -39,6 +42,7 @@ impl GuestImage {
             kernel: directory.join("vmlinux"),
             bzimage: directory.join("vmlinuz"),
             initramfs: directory.join("initramfs.cpio"),
+            extras: directory.join("extras.cpio"),
         };
         let stamp = directory.join("stamp");
         let wanted = fingerprint(&[PACKAGES, MODULES, INIT, FUNCTIONS]);
@@ -51,56 +55,77 @@ impl GuestImage {
         );
         eprintln!(
             "    and not installed: linux-image-amd64 {}",
-            words(PACKAGES).collect::<Vec<_>>().join(" ")
+            entries(PACKAGES)
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
+                .join(" ")
         );
         std::fs::create_dir_all(directory)?;
-        let (tools, libraries) = userland(directory)?;
+        let userland = Userland::fetch(directory)?;
         let modules = kernel_packages(directory, &image)?;
         step("Packing the guest's initramfs", || {
-            let archive = pack(&tools, &libraries, &modules)?;
-            std::fs::write(&image.initramfs, archive).context("cannot write the initramfs")
+            let base = pack(&userland, &modules)?;
+            let extras = pack_extras(&userland, &base)?;
+            std::fs::write(&image.initramfs, base.finish()?)
+                .and_then(|()| std::fs::write(&image.extras, extras))
+                .context("cannot write the initramfs")
         })?;
         std::fs::write(stamp, wanted)?;
         Ok(image)
     }
 }
 
-/// Fetches and unpacks the programs and their libraries, each into a directory of its own.
-fn userland(directory: &Path) -> Result<(PathBuf, PathBuf)> {
-    let tools = directory.join("tools");
-    let libraries = directory.join("libraries");
-    let stamp = directory.join("userland.stamp");
-    let wanted = fingerprint(&[PACKAGES]);
-    if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        return Ok((tools, libraries));
+/// What the chosen packages contain, unpacked, each part in a directory of its own.
+struct Userland {
+    /// The programs of every guest.
+    tools: PathBuf,
+    /// Those that few guests need.
+    extras: PathBuf,
+    /// Whatever else these depend on.
+    libraries: PathBuf,
+}
+
+impl Userland {
+    /// Fetches and unpacks it.
+    fn fetch(directory: &Path) -> Result<Self> {
+        let userland = Self {
+            tools: directory.join("tools"),
+            extras: directory.join("extras"),
+            libraries: directory.join("libraries"),
+        };
+        let stamp = directory.join("userland.stamp");
+        let wanted = fingerprint(&[PACKAGES]);
+        if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+            return Ok(userland);
+        }
+        step("Fetching the guest's programs", || {
+            let archives = directory.join("packages");
+            let parts = [&userland.tools, &userland.extras, &userland.libraries];
+            for stale in parts.into_iter().chain([&archives]) {
+                remove(stale)?;
+                std::fs::create_dir_all(stale)?;
+            }
+            let chosen: Vec<(&str, bool)> = entries(PACKAGES).collect();
+            let names: Vec<&str> = chosen.iter().map(|(name, _)| *name).collect();
+            for archive in apt::download(&names, &archives)? {
+                let name = archive
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                let package = name.split('_').next().unwrap_or_default();
+                let part = match chosen.iter().find(|(name, _)| *name == package) {
+                    Some((_, true)) => &userland.tools,
+                    Some((_, false)) => &userland.extras,
+                    None => &userland.libraries,
+                };
+                apt::unpack(&archive, part)?;
+            }
+            remove(&archives)?;
+            std::fs::write(&stamp, &wanted).context("cannot write the stamp")
+        })?;
+        Ok(userland)
     }
-    step("Fetching the guest's programs", || {
-        let archives = directory.join("packages");
-        for stale in [&tools, &libraries, &archives] {
-            remove(stale)?;
-            std::fs::create_dir_all(stale)?;
-        }
-        let chosen: Vec<&str> = words(PACKAGES).collect();
-        for archive in apt::download(&chosen, &archives)? {
-            let name = archive
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let package = name.split('_').next().unwrap_or_default();
-            apt::unpack(
-                &archive,
-                if chosen.contains(&package) {
-                    &tools
-                } else {
-                    &libraries
-                },
-            )?;
-        }
-        remove(&archives)?;
-        std::fs::write(&stamp, &wanted).context("cannot write the stamp")
-    })?;
-    Ok((tools, libraries))
 }
 
 /// Fetches the kernel; returns the directory with its modules.
@@ -155,7 +180,11 @@ impl Modules {
     }
 }
 
-fn pack(tools: &Path, libraries: &Path, modules: &Modules) -> Result<Vec<u8>> {
+/// What every guest has.
+fn pack(userland: &Userland, modules: &Modules) -> Result<Archive> {
+    let Userland {
+        tools, libraries, ..
+    } = userland;
     let mut archive = Archive::default();
     for directory in [
         "dev",
@@ -210,10 +239,7 @@ fn pack(tools: &Path, libraries: &Path, modules: &Modules) -> Result<Vec<u8>> {
     }
 
     let mut load = Vec::new();
-    for word in words(MODULES) {
-        let (name, wanted_at_boot) = word
-            .strip_prefix('-')
-            .map_or((word, true), |name| (name, false));
+    for (name, wanted_at_boot) in entries(MODULES) {
         for file in modules.files(name)? {
             let inside = merged(&file.strip_prefix(&modules.root)?.to_string_lossy());
             if !archive.contains(&inside) {
@@ -236,6 +262,36 @@ fn pack(tools: &Path, libraries: &Path, modules: &Modules) -> Result<Vec<u8>> {
         let inside = format!("lib/modules/{}/{index}", modules.release);
         let path = modules.root.join(&inside);
         if path.exists() {
+            add(&mut archive, &path, &inside)?;
+        }
+    }
+    Ok(archive)
+}
+
+/// What few guests need, as far as `base` does not have it.
+fn pack_extras(userland: &Userland, base: &Archive) -> Result<Vec<u8>> {
+    let Userland {
+        extras, libraries, ..
+    } = userland;
+    let mut archive = Archive::default();
+    let mut files = Vec::new();
+    for path in walk(extras)? {
+        let inside = path.strip_prefix(extras)?.to_string_lossy().into_owned();
+        let useless = [
+            "usr/share/",
+            "usr/include/",
+            "etc/init.d/",
+            "lib/systemd/system/",
+            "lib/systemd/network/",
+            "lib/udev/hwdb.d/",
+        ];
+        if !useless.iter().any(|prefix| inside.starts_with(prefix)) {
+            files.push((path, inside));
+        }
+    }
+    files.extend(needed_libraries(extras, libraries)?);
+    for (path, inside) in files {
+        if !base.contains(&merged(&inside)) {
             add(&mut archive, &path, &inside)?;
         }
     }
@@ -363,11 +419,15 @@ fn remove(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The words of a list file: one a line, without comments.
-fn words(list: &str) -> impl Iterator<Item = &str> {
+/// The entries of a list file, one a line, without comments; a minus sign in front says: not for every guest.
+fn entries(list: &str) -> impl Iterator<Item = (&str, bool)> {
     list.lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| match line.strip_prefix('-') {
+            Some(name) => (name, false),
+            None => (line, true),
+        })
 }
 
 fn fingerprint(inputs: &[&str]) -> String {

@@ -4,11 +4,15 @@
 //! states the behaviour it proves. To add one, write it into the fitting module below and its name into [`ALL`].
 
 mod boot;
+mod cluster;
 mod conformance;
 mod data;
 mod endurance;
 mod inquiry;
+mod multipath;
+mod paths;
 mod sessions;
+mod shared;
 
 use std::collections::VecDeque;
 use std::ops::AddAssign;
@@ -36,9 +40,13 @@ macro_rules! tests {
 
 /// All tests, the longest first, so that two workers end at about the same time.
 const ALL: &[Test] = tests![
+    cluster::two_guests_fence_each_other_and_the_fence_outlives_the_server,
+    multipath::io_moves_to_the_path_that_is_left,
     data::file_systems_keep_their_files_over_a_power_cycle,
     endurance::a_controller_carries_300_luns_on_256_targets,
     boot::ovmf_boots_from_a_disk_that_is_not_the_first,
+    paths::two_initiators_reserve_preempt_and_clear_as_the_standards_say,
+    multipath::mpathpersist_registers_and_reserves_through_both_paths,
     endurance::a_reset_guest_comes_back_every_time,
     boot::seabios_boots_from_a_disk_that_is_not_the_first,
     endurance::a_killed_guest_leaves_its_socket_usable,
@@ -50,6 +58,7 @@ const ALL: &[Test] = tests![
     endurance::four_processors_use_four_queues,
     endurance::an_idle_guest_costs_no_processor_time,
     endurance::a_reloaded_driver_finds_its_disks_again,
+    paths::two_paths_lead_to_the_same_disk,
     inquiry::scsi_tools_have_nothing_to_complain_about,
 ];
 
@@ -58,7 +67,11 @@ const WORKERS: usize = 2;
 /// How long a job may take; generous, because the machine may be busy.
 const TIME_LIMIT: Duration = Duration::from_secs(150);
 /// What every job starts with.
-const PRELUDE: &str = "set -eu -o pipefail\n. /etc/functions.sh\n";
+const PRELUDE: &str = concat!(
+    "set -eEu -o pipefail\n",
+    ". /etc/functions.sh\n",
+    "trap 'echo \"failed: $BASH_COMMAND\" >&2' ERR\n",
+);
 
 /// What tests work with.
 pub struct Lab {

@@ -338,6 +338,13 @@ impl Daemon {
             .context("unexpected /proc/PID/stat")
     }
 
+    /// `kill -9`: it vanishes in the middle of whatever it does.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Ends it as a service manager would: SIGTERM, and everything is to be flushed and closed soon.
     pub fn stop(mut self) -> Result<()> {
         let status = stop(&mut self.child, Duration::from_secs(5))?;
