@@ -13,6 +13,7 @@ pub const HOST_PACKAGES: &[(&str, &str)] = &[
     ("binutils", "/usr/bin/readelf"),
     ("kmod", "/sbin/depmod"),
     ("ovmf", "/usr/share/OVMF/OVMF_CODE.fd"),
+    ("qemu-system-common", "/usr/bin/qemu-storage-daemon"),
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("qemu-utils", "/usr/bin/qemu-img"),
     ("xz-utils", "/usr/bin/xz"),

@@ -57,13 +57,23 @@ pub enum Error {
         /// What [`Options::max_data`](crate::Options::max_data) allows.
         slot: usize,
     },
-    /// The size of a load's commands does not fit the logical unit.
-    #[error("commands of {wanted} bytes do not fit a logical unit with blocks of {unit}")]
+    /// The size of a load's requests does not fit the disk.
+    #[error("requests of {wanted} bytes do not fit a disk of {blocks} blocks of {unit} bytes")]
     BlockSize {
-        /// Bytes of each command.
+        /// Bytes of each request.
         wanted: u32,
-        /// Bytes of a logical block.
+        /// Logical blocks.
+        blocks: u64,
+        /// Bytes of each.
         unit: u32,
+    },
+    /// The server has fewer queues than are wanted.
+    #[error("{wanted} request queues are wanted, and the server has {offered}")]
+    TooFewQueues {
+        /// How many are wanted.
+        wanted: u16,
+        /// How many there are.
+        offered: u64,
     },
     /// A response is shorter than its fixed part.
     #[error("a response of {0} bytes is too short")]

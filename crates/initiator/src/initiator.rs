@@ -74,6 +74,14 @@ impl Default for Options {
     }
 }
 
+/// A stream to the socket at `path`.
+pub(crate) fn connect(path: &Path) -> Result<UnixStream, Error> {
+    UnixStream::connect(path).map_err(|source| Error::Connect {
+        path: path.display().to_string(),
+        source,
+    })
+}
+
 /// A controller behind a vhost-user socket, with its rings running.
 #[derive(Debug)]
 pub struct Initiator {
@@ -107,18 +115,18 @@ impl Queues {
 impl Initiator {
     /// Connects to the socket at `path` and starts all rings.
     pub fn connect(path: impl AsRef<Path>, options: Options) -> Result<Initiator, Error> {
-        let path = path.as_ref();
-        let stream = UnixStream::connect(path).map_err(|source| Error::Connect {
-            path: path.display().to_string(),
-            source,
-        })?;
-        Initiator::attach(stream, options)
+        Initiator::attach(connect(path.as_ref())?, options)
     }
 
     /// Starts all rings over a connected socket.
     pub fn attach(stream: UnixStream, options: Options) -> Result<Initiator, Error> {
         let channel = Channel::new(stream, options.timeout);
         let session = Session::negotiate(channel, &options)?;
+        Initiator::start(session, options)
+    }
+
+    /// Starts all rings of a session.
+    pub(crate) fn start(session: Session, options: Options) -> Result<Initiator, Error> {
         let mut initiator = Initiator::build(session, options)?;
         initiator.ram.announce(&initiator.session)?;
         for index in 0..initiator.ring_count() {

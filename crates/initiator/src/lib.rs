@@ -4,7 +4,8 @@
 //! The central type is [`Initiator`]: a connection ([`Session`]), memory that plays the guest's, and the
 //! controller's queues: control (task management), event, and any number of request queues. [`Initiator::command`] is the
 //! simple way; [`RequestQueue`] offers many commands in flight. [`Initiator::scan`] tells what is behind the
-//! socket, [`load`](fn@load) how fast it is.
+//! socket. [`Device`] is an initiator or a [`BlockDevice`], of which only as much is here as it takes to compare
+//! servers; [`Device::load`] tells how fast either is.
 //!
 //! # Why not an existing front end
 //! The vhost-user messages are written here, byte by byte, for three reasons: a server that does not answer must end in
@@ -18,7 +19,9 @@
 //! The server is not trusted to be right: what it sends is checked, and every failure is an [`Error`]. What a logical
 //! unit answers is not an error; it is in the [`Response`].
 
+mod block;
 mod control;
+mod device;
 mod error;
 mod event;
 mod initiator;
@@ -31,11 +34,13 @@ mod scan;
 mod session;
 mod wire;
 
+pub use block::BlockDevice;
 pub use control::{AsyncAnswer, ControlQueue};
+pub use device::{Device, Kind};
 pub use error::Error;
 pub use event::EventQueue;
 pub use initiator::{Initiator, Options};
-pub use load::{Latencies, Load, Pattern, Report, Waiting, load};
+pub use load::{Access, Failure, Latencies, Limit, Load, Mismatch, Moment, Report, Waiting};
 pub use message::{Channel, Region, Request, RingAddresses};
 pub use request::{Command, Completion, Cut, Data, Framing, RequestQueue, Tag};
 pub use ring::{Ring, Start};

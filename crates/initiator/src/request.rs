@@ -111,6 +111,26 @@ struct Slot {
     table_len: u32,
 }
 
+/// A ring with room for requests, of whatever kind of device.
+#[derive(Debug)]
+pub(crate) struct Lane<'a> {
+    pub(crate) ring: &'a mut Ring,
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) places: Vec<Places>,
+    /// Bytes of data that each has room for.
+    pub(crate) room: usize,
+    pub(crate) timeout: Duration,
+}
+
+/// Where one request is in guest memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    pub(crate) header: u64,
+    pub(crate) response: u64,
+    /// At the start of a page.
+    pub(crate) data: u64,
+}
+
 /// One request queue with its slots. Commands are staged by [`RequestQueue::submit`], sent together by
 /// [`RequestQueue::send`], and taken back in whatever order the server finishes them.
 #[derive(Debug)]
@@ -356,26 +376,23 @@ impl RequestQueue {
         })
     }
 
-    /// Changes the logical block address of a prepared command with a 16-byte CDB.
-    pub(crate) fn set_block_address(&self, slot: usize, lba: u64) -> Result<(), Error> {
-        /// Where a request's CDB begins, and the address in a 16-byte CDB.
-        const ADDRESS: u64 = 19 + 2;
-        let slot = self.slots.get(slot).ok_or(Error::Full)?;
-        let at = slot.request + ADDRESS;
-        Ok(self.memory.write(at, &lba.to_be_bytes())?)
-    }
-
-    /// Whether the response in a slot says OK and GOOD.
-    pub(crate) fn is_good(&self, slot: usize) -> Result<bool, Error> {
-        let slot = self.slots.get(slot).ok_or(Error::Full)?;
-        let mut status_and_response = [0; 2];
-        self.memory
-            .read(slot.response + 10, &mut status_and_response)?;
-        Ok(status_and_response == [0, 0])
-    }
-
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout
+    /// The ring and the slots' places, to be used in another way while nothing is in flight.
+    pub(crate) fn lend(&mut self) -> Result<Lane<'_>, Error> {
+        if self.in_flight() > 0 {
+            return Err(Error::Full);
+        }
+        let places = self.slots.iter().map(|slot| Places {
+            header: slot.request,
+            response: slot.response,
+            data: slot.response + RESPONSE as u64,
+        });
+        Ok(Lane {
+            places: places.collect(),
+            room: self.max_data,
+            memory: Arc::clone(&self.memory),
+            timeout: self.timeout,
+            ring: &mut self.ring,
+        })
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Ring {
     call: Option<OwnedFd>,
     err: Option<OwnedFd>,
     channel: Channel,
+    kicks: u64,
+    interrupts: u64,
 }
 
 impl Ring {
@@ -92,6 +94,8 @@ impl Ring {
             call: None,
             err: None,
             channel: session.channel().clone(),
+            kicks: 0,
+            interrupts: 0,
         })
     }
 
@@ -175,10 +179,11 @@ impl Ring {
     }
 
     /// Kicks whether the server wants it or not.
-    pub fn kick(&self) -> Result<(), Error> {
+    pub fn kick(&mut self) -> Result<(), Error> {
         let Some(kick) = &self.kick else {
             return Ok(());
         };
+        self.kicks += 1;
         match rustix::io::write(kick, &1u64.to_ne_bytes()) {
             // A full counter wakes as well.
             Ok(_) | Err(Errno::AGAIN) => Ok(()),
@@ -218,7 +223,7 @@ impl Ring {
     }
 
     /// Sleeps until an interrupt or `until`. An error on the ring or the end of the connection is an error.
-    fn sleep(&self, until: Instant) -> Result<(), Error> {
+    fn sleep(&mut self, until: Instant) -> Result<(), Error> {
         let watched = [&self.call, &self.err].into_iter().flatten();
         let mut fds = vec![PollFd::from_borrowed_fd(
             self.channel.socket(),
@@ -226,16 +231,27 @@ impl Ring {
         )];
         fds.extend(watched.map(|fd| PollFd::new(fd, PollFlags::IN)));
         poll_until(&mut fds, until)?;
-        if let Some(call) = &self.call {
-            drain(call)?;
-        }
+        self.take_interrupts()?;
         self.check()
+    }
+
+    fn take_interrupts(&mut self) -> Result<(), Error> {
+        if let Some(call) = &self.call {
+            self.interrupts += drain(call)?;
+        }
+        Ok(())
+    }
+
+    /// How often this side has kicked, and the server interrupted, since the ring was made.
+    pub(crate) fn signals(&mut self) -> Result<(u64, u64), Error> {
+        self.take_interrupts()?;
+        Ok((self.kicks, self.interrupts))
     }
 
     /// Whether the ring and the connection are as they should be.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if let Some(err) = &self.err
-            && drain(err)?
+            && drain(err)? != 0
         {
             return Err(Error::RingError(self.index));
         }
@@ -246,11 +262,12 @@ impl Ring {
     }
 }
 
-/// Sets an eventfd back to 0; whether it was anything else.
-fn drain(fd: &OwnedFd) -> Result<bool, Error> {
-    match rustix::io::read(fd, &mut [0u8; 8]) {
-        Ok(_) => Ok(true),
-        Err(Errno::AGAIN) => Ok(false),
+/// Sets an eventfd back to 0; gives what it was, which is how often it was signalled.
+fn drain(fd: &OwnedFd) -> Result<u64, Error> {
+    let mut count = [0u8; 8];
+    match rustix::io::read(fd, &mut count) {
+        Ok(_) => Ok(u64::from_ne_bytes(count)),
+        Err(Errno::AGAIN) => Ok(0),
         Err(e) => Err(Error::System("eventfd read", e)),
     }
 }

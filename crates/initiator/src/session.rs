@@ -17,6 +17,12 @@ pub mod feature {
     /// Of vhost-user, never shown to a guest.
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     pub const VERSION_1: u64 = 1 << 32;
+
+    pub const BLK_SEG_MAX: u64 = 1 << 2;
+    pub const BLK_SIZE: u64 = 1 << 6;
+    pub const BLK_FLUSH: u64 = 1 << 9;
+    pub const BLK_TOPOLOGY: u64 = 1 << 10;
+    pub const BLK_MQ: u64 = 1 << 12;
 }
 
 /// vhost-user protocol feature bits, as masks (VU-003).
@@ -72,6 +78,12 @@ impl Session {
     /// The channel, for messages that no method sends.
     pub fn channel(&self) -> &Channel {
         &self.channel
+    }
+
+    /// The process that listens on the socket, if the system says so.
+    pub fn server(&self) -> Option<i32> {
+        let peer = rustix::net::sockopt::socket_peercred(self.channel.socket()).ok()?;
+        Some(peer.pid.as_raw_nonzero().get())
     }
 
     /// Everything that the server offers.

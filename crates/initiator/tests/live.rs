@@ -13,8 +13,8 @@ use std::time::Duration;
 use lunar_block::{Driver, NodeOptions, open_node};
 use lunar_devices::{Disk, DiskConfig};
 use lunar_initiator::{
-    Address, Capacity, Command, Data, Error, Initiator, Load, Options, Pattern, TaskAttribute,
-    TaskFunction, Waiting, load, response,
+    Access, Address, Capacity, Command, Data, Device, Error, Failure, Initiator, Limit, Load,
+    Moment, Options, Report, TaskAttribute, TaskFunction, Waiting, response,
 };
 use lunar_scsi::Lun;
 use lunar_vhost_user::{Running, Server};
@@ -130,72 +130,194 @@ fn a_target_with_more_luns_than_one_answer_holds_is_listed_completely() {
     assert_eq!(numbers, (0..600).collect::<Vec<_>>());
 }
 
+fn wanted(access: Access, waiting: Waiting) -> Load {
+    Load {
+        disks: vec![address(1, 0)],
+        access,
+        block_size: 4096,
+        depth: 8,
+        queues: 2,
+        limit: Limit::Time(Duration::from_millis(100)),
+        ramp: Duration::ZERO,
+        waiting,
+        seed: 1,
+    }
+}
+
+fn put_under_load(device: &mut Device, load: &Load) -> Report {
+    device.load(load, &mut |_| {}).unwrap()
+}
+
 #[test]
-fn a_load_reads_and_writes_with_every_way_of_waiting() {
+fn every_kind_of_load_does_what_it_says_with_every_way_of_waiting() {
     let host = Host::start(&[(1, 0)]);
-    let mut initiator = host.connect();
-    for (write, pattern, waiting, queues) in [
-        (false, Pattern::Random, Waiting::Poll, 1),
-        (false, Pattern::Random, Waiting::Sleep, 2),
-        (true, Pattern::Sequential, Waiting::Sleep, 2),
+    let mut device = Device::Scsi(Box::new(host.connect()));
+    for (access, reads, writes) in [
+        (Access::RandomRead, true, false),
+        (Access::RandomWrite, false, true),
+        (Access::RandomMixed { reads: 50 }, true, true),
+        (Access::Read, true, false),
+        (Access::Write, false, true),
+        (Access::Verify, true, true),
     ] {
-        let report = load(
-            &mut initiator,
-            &Load {
-                address: address(1, 0),
-                write,
-                pattern,
-                block_size: 4096,
-                depth: 8,
-                queues,
-                duration: Duration::from_millis(100),
-                waiting,
-            },
-        )
-        .unwrap();
-        assert_eq!((report.failed, report.failure), (0, None));
-        assert!(report.completed > 16, "{} commands", report.completed);
-        assert!(report.elapsed >= Duration::from_millis(100));
-        let median = report.latencies.percentile(50.0);
-        assert!(median > Duration::ZERO && median <= report.latencies.max());
+        for waiting in [Waiting::Poll, Waiting::Sleep] {
+            let report = put_under_load(&mut device, &wanted(access, waiting));
+            assert_eq!(report.failures.len(), 0, "{access:?}: {report:?}");
+            assert_eq!(report.mismatch, None);
+            assert_eq!(report.reads.count() > 0, reads, "{access:?}");
+            assert_eq!(report.writes.count() > 0, writes, "{access:?}");
+            assert_eq!(report.checked > 0, access == Access::Verify);
+            assert!(report.elapsed >= Duration::from_millis(99), "{report:?}");
+            let mut all = report.reads.clone();
+            all.merge(&report.writes);
+            let median = all.percentile(50.0);
+            assert!(median > Duration::ZERO && median <= all.max());
+            assert_eq!(all.count(), report.completed());
+            if waiting == Waiting::Sleep {
+                assert!(report.interrupts > 0 && report.kicks > 0, "{report:?}");
+                assert!(report.interrupts <= report.completed() + 2);
+            }
+        }
     }
     // Nothing is left over: the queues can be used for commands again.
+    let Device::Scsi(mut initiator) = device else {
+        unreachable!();
+    };
     let mut cdb = [0; 10];
     cdb[0] = 0x28;
     cdb[8] = 1;
     let read = Command::new(address(1, 0), &cdb, Data::In(512));
-    let answer = initiator.command(&read).unwrap();
-    assert!(answer.is_good());
-    assert_eq!(answer.data, [0x5A; 512], "the first block to be written");
+    assert!(initiator.command(&read).unwrap().is_good());
+}
+
+#[test]
+fn a_load_of_a_number_of_requests_does_exactly_these() {
+    let host = Host::start(&[(1, 0), (1, 1), (2, 0)]);
+    let mut device = Device::Scsi(Box::new(host.connect()));
+    let load = Load {
+        disks: vec![address(1, 0), address(1, 1), address(2, 0)],
+        limit: Limit::Count(1001),
+        ..wanted(Access::RandomRead, Waiting::Sleep)
+    };
+    assert_eq!(put_under_load(&mut device, &load).completed(), 1001);
+    let few = Load {
+        limit: Limit::Count(1),
+        ..load
+    };
+    assert_eq!(put_under_load(&mut device, &few).completed(), 1);
+}
+
+#[test]
+fn the_warm_up_is_not_counted_and_every_second_is_told() {
+    let host = Host::start(&[(1, 0)]);
+    let mut device = Device::Scsi(Box::new(host.connect()));
+    let load = Load {
+        ramp: Duration::from_millis(200),
+        limit: Limit::Time(Duration::from_millis(1200)),
+        ..wanted(Access::RandomRead, Waiting::Sleep)
+    };
+    let mut moments = Vec::new();
+    let begun = std::time::Instant::now();
+    let report = device
+        .load(&load, &mut |moment| moments.push(moment))
+        .unwrap();
+    let all = begun.elapsed();
+    assert!(report.elapsed >= Duration::from_millis(1190));
+    assert!(report.elapsed <= all - Duration::from_millis(150));
+    assert!(
+        matches!(
+            moments[..],
+            [
+                Moment::Measuring,
+                Moment::Second { completed: 1.., .. },
+                ..,
+                Moment::Over
+            ]
+        ),
+        "{moments:?}"
+    );
+}
+
+#[test]
+fn failures_of_a_load_are_counted_by_their_sense() {
+    let host = Host::start(&[(1, 0), (1, 1)]);
+    let mut device = Device::Scsi(Box::new(host.connect()));
+    let controller = &host.server.as_ref().unwrap().0;
+    let mut load = wanted(Access::RandomRead, Waiting::Sleep);
+    load.disks = vec![address(1, 0), address(1, 1)];
+    load.limit = Limit::Time(Duration::from_millis(1500));
+    let report = device
+        .load(&load, &mut |moment| {
+            if matches!(moment, Moment::Second { .. }) {
+                controller.detach(1, 0).unwrap();
+            }
+        })
+        .unwrap();
+    assert!(report.completed() > 0);
+    let unsupported = report.failures.keys().any(|failure| {
+        matches!(
+            failure,
+            Failure::Scsi {
+                sense: Some((5, 0x25, 0)),
+                ..
+            }
+        ) || matches!(
+            failure,
+            Failure::Scsi {
+                response: response::INCORRECT_LUN,
+                ..
+            }
+        ) || matches!(
+            failure,
+            Failure::Scsi {
+                response: response::BAD_TARGET,
+                ..
+            }
+        )
+    });
+    assert!(unsupported, "{:?}", report.failures);
 }
 
 #[test]
 fn a_load_on_nothing_or_of_odd_size_is_an_error() {
     let host = Host::start(&[(1, 0)]);
-    let mut initiator = host.connect();
-    let mut wanted = Load {
-        address: address(2, 0),
-        write: false,
-        pattern: Pattern::Random,
-        block_size: 4096,
-        depth: 1,
-        queues: 1,
-        duration: Duration::from_millis(1),
-        waiting: Waiting::Sleep,
-    };
-    assert!(matches!(
-        load(&mut initiator, &wanted),
-        Err(Error::Missing(_))
-    ));
-    wanted.address = address(1, 0);
-    for block_size in [0, 511, 4097] {
-        wanted.block_size = block_size;
-        let refused = load(&mut initiator, &wanted);
+    let mut device = Device::Scsi(Box::new(host.connect()));
+    let mut load = wanted(Access::RandomRead, Waiting::Sleep);
+    load.disks = vec![address(2, 0)];
+    let mut refused = |load: &Load| device.load(load, &mut |_| {});
+    assert!(matches!(refused(&load), Err(Error::Missing(_))));
+    load.disks = Vec::new();
+    assert!(matches!(refused(&load), Err(Error::Missing(_))));
+    load.disks = vec![address(1, 0)];
+    for block_size in [0, 511, 4097, 32 << 20] {
+        load.block_size = block_size;
         assert!(
-            matches!(refused, Err(Error::BlockSize { .. })),
+            matches!(refused(&load), Err(Error::BlockSize { .. })),
             "{block_size}"
         );
     }
+    load.block_size = 2 << 20;
+    assert!(matches!(refused(&load), Err(Error::DataTooLong { .. })));
+}
+
+#[test]
+fn more_queues_than_the_server_has_are_an_error_that_says_so() {
+    let host = Host::start(&[(1, 0)]);
+    let options = Options {
+        queues: 3,
+        ..Options::default()
+    };
+    let refused = Device::connect(host.path(), None, options).err();
+    assert!(
+        matches!(
+            refused,
+            Some(Error::TooFewQueues {
+                wanted: 3,
+                offered: 2
+            })
+        ),
+        "{refused:?}"
+    );
 }
 
 #[test]

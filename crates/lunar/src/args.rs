@@ -35,6 +35,8 @@ pub enum Command {
     Config(Config),
     /// List what is behind a vhost-user SCSI socket, as a guest would find it
     Probe(Probe),
+    /// Measure how fast what is behind a vhost-user SCSI or block socket is, or verify it
+    Bench(Box<crate::bench::Bench>),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -150,7 +152,8 @@ Examples:
   lunar serve --device scsi-hd,help                      list the properties of a device
   lunar serve --monitor unix:/run/vm1.qmp …              take commands while serving
   lunar monitor /run/vm1.qmp                             give them
-  lunar probe /run/vm1.sock                              list what a guest would find there";
+  lunar probe /run/vm1.sock                              list what a guest would find there
+  lunar bench --busy-poll /run/vm1.sock                  measure how fast it is";
 
 const MONITOR_EXAMPLES: &str = "\
 Type help for the commands. A line that begins with { is sent as it is, in QMP. Examples:

@@ -72,6 +72,7 @@ fn block_drivers_and_their_properties() {
 fn help_of_the_program() {
     golden("lunar", &said(&["--help"]));
     golden("serve", &said(&["serve", "--help"]));
+    golden("bench", &said(&["bench", "--help"]));
 }
 
 #[test]
