@@ -169,8 +169,6 @@ pub fn settings(serve: &Serve, file: Option<&File>) -> Settings {
     if serve.socket_path.is_some() || serve.fd.is_some() {
         settings.socket_path.clone_from(&serve.socket_path);
     }
-    let monitors = serve.monitor.iter().map(ToString::to_string);
-    settings.monitor.extend(monitors);
     settings.images.extend(serve.images.iter().cloned());
     settings.queues = serve.queues.or(settings.queues);
     settings.workers = serve.workers.or(settings.workers);

@@ -1,6 +1,5 @@
 //! `--monitor`: where a running server takes commands.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -21,12 +20,17 @@ pub enum Place {
     Stdio,
 }
 
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Place {
+    /// The option's value that says the same from any directory.
+    pub fn absolute(&self) -> String {
         match self {
-            Place::None => f.write_str("none"),
-            Place::Unix(path) => write!(f, "unix:{}", escape(&path.to_string_lossy())),
-            Place::Stdio => f.write_str("stdio"),
+            Place::None => "none".to_owned(),
+            Place::Unix(path) => {
+                let absolute = std::path::absolute(path);
+                let path = absolute.as_ref().unwrap_or(path);
+                format!("unix:{}", escape(&path.to_string_lossy()))
+            }
+            Place::Stdio => "stdio".to_owned(),
         }
     }
 }

@@ -21,7 +21,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::args::Serve;
 use crate::declare;
-use crate::monitors::Monitors;
+use crate::monitors::{self, Monitors};
 use crate::qemu::{self, Row, Served};
 use crate::{Failure, log, metrics, say, say_aside, service, warn};
 
@@ -41,7 +41,8 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
     let file = file.map_err(Failure::usage)?;
     let model = declare::model(serve, file.as_ref()).map_err(Failure::usage)?;
     let monitors = declare::monitors(serve, file.as_ref()).map_err(Failure::usage)?;
-    let settings = declare::settings(serve, file.as_ref());
+    let mut settings = declare::settings(serve, file.as_ref());
+    settings.monitor = monitors.iter().map(monitors::Place::absolute).collect();
     let metrics = declare::metrics(serve, file.as_ref()).map_err(Failure::usage)?;
     log::start(declare::log(serve, file.as_ref()).map_err(Failure::Usage)?);
     raise_descriptor_limit();
