@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// How an image is opened (drive options and block nodes both end here); see [`open_node`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeOptions {
     /// `read-only=on`.
     pub read_only: bool,

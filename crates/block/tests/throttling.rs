@@ -381,6 +381,45 @@ fn new_limits_count_for_those_that_wait_already() {
 }
 
 #[test]
+fn what_waits_goes_with_its_image_to_another_group() {
+    let slow = || {
+        ThrottleGroup::new(Limits {
+            iops_size: 512,
+            ..iops(1)
+        })
+        .unwrap()
+    };
+    let (first, second) = (slow(), slow());
+    let image = throttled(&first);
+    let (_reactor, ended, cancel) = reads(image.clone(), 6);
+    assert_eq!(ended.recv_timeout(SOON), Ok((0, Ok(()))));
+    let nothing_ends = || {
+        assert_eq!(
+            ended.recv_timeout(Duration::from_millis(50)),
+            Err(RecvTimeoutError::Timeout)
+        );
+    };
+    nothing_ends();
+    assert_eq!(first.waiting(), 5);
+
+    image.set_group(Some(second.clone()));
+    // The first one finds the bucket of the new group empty.
+    assert_eq!(ended.recv_timeout(SOON), Ok((1, Ok(()))));
+    nothing_ends();
+    assert_eq!((first.waiting(), second.waiting()), (0, 4));
+    cancel.send((3, Cancel::Hurried)).unwrap();
+    assert_eq!(ended.recv_timeout(SOON), Ok((3, Ok(()))));
+    assert_eq!(second.waiting(), 3);
+
+    image.set_group(None);
+    for number in [2, 4, 5] {
+        assert_eq!(ended.recv_timeout(SOON), Ok((number, Ok(()))));
+    }
+    assert_eq!(second.waiting(), 0);
+    assert!(image.group().is_none());
+}
+
+#[test]
 fn limits_that_contradict_each_other_are_refused_with_the_reason() {
     let burst = |average, burst, burst_seconds| Limit {
         average,

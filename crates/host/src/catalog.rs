@@ -6,12 +6,17 @@
 mod controller;
 mod disk;
 mod drive;
+mod limits;
 mod node;
+mod object;
 
 pub use controller::{CONTROLLER, ControllerOptions, MAX_QUEUES};
 pub use disk::{DISK, DiskOptions, MAX_LUN};
 pub use drive::{DRIVE, DriveOptions, Format};
 pub use node::{BLOCK_DRIVERS, BlockDriver, BlockKind, BlockOptions, FAULT, FaultOptions};
+pub use object::{
+    NOT_MADE, OBJECTS, Object, PLAIN_LIMITS, PlainLimits, THROTTLE_GROUP, ThrottleGroupOptions,
+};
 
 /// A kind of device that `--device` makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

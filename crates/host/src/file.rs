@@ -46,6 +46,7 @@ pub struct File {
     text: String,
     settings: Settings,
     written: Vec<Entry>,
+    objects: Vec<Declaration>,
     blockdevs: Vec<Declaration>,
     drives: Vec<Declaration>,
     devices: Vec<Declaration>,
@@ -130,7 +131,7 @@ pub static SETTINGS: &[Property<Settings>] = &[
 ];
 
 /// The tables.
-const TABLES: [&str; 3] = ["blockdev", "drive", "device"];
+const TABLES: [&str; 4] = ["object", "blockdev", "drive", "device"];
 
 /// An object as it is written.
 #[derive(Clone, Debug)]
@@ -172,6 +173,7 @@ impl File {
             text,
             settings: Settings::default(),
             written: Vec::new(),
+            objects: Vec::new(),
             blockdevs: Vec::new(),
             drives: Vec::new(),
             devices: Vec::new(),
@@ -197,6 +199,7 @@ impl File {
                 for table in tables(name, value)? {
                     let declaration = self.declaration(text, name, table)?;
                     match name {
+                        "object" => self.objects.push(declaration),
                         "blockdev" => self.blockdevs.push(declaration),
                         "drive" => self.drives.push(declaration),
                         _ => self.devices.push(declaration),
@@ -250,6 +253,11 @@ impl File {
         &self.settings
     }
 
+    /// `[[object]]`, in the order written.
+    pub fn objects(&self) -> &[Declaration] {
+        &self.objects
+    }
+
     /// `[[blockdev]]`, in the order written.
     pub fn blockdevs(&self) -> &[Declaration] {
         &self.blockdevs
@@ -274,7 +282,7 @@ impl File {
 
     /// A property of a declaration of this file has a wrong value.
     pub fn refuse_property(&self, origin: &str, property: &str, message: &str) -> Option<Error> {
-        let mut all = [&self.blockdevs, &self.drives, &self.devices]
+        let mut all = [&self.objects, &self.blockdevs, &self.drives, &self.devices]
             .into_iter()
             .flatten();
         let declaration = all.find(|declaration| declaration.origin == origin)?;
@@ -340,7 +348,7 @@ fn no_such_table(key: &Spanned<toml::de::DeString<'_>>) -> (String, Range<usize>
     let settings = SETTINGS.iter().map(|row| row.name);
     let known = property::nearest(name, TABLES.into_iter().chain(settings));
     let message = format!(
-        "a configuration file has no table {name:?}{}; there are [[blockdev]], [[drive]] and [[device]]",
+        "a configuration file has no table {name:?}{}; there are [[object]], [[blockdev]], [[drive]] and [[device]]",
         property::did_you_mean(&known)
     );
     (message, key.span())

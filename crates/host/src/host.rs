@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use lunar_block::Limits;
 use lunar_vhost_user::Running;
 use lunar_virtio_scsi::{Workers, WorkersConfig};
 use rustix::event::{EventfdFlags, eventfd};
@@ -17,6 +18,7 @@ use crate::keyval::Options;
 use crate::live::Live;
 use crate::model::{Address, Model, Place};
 use crate::query::{ControllerInfo, DeviceInfo, NodeInfo, RunState};
+use crate::throttling::{Groups, Limited, Throttling};
 use crate::units::Units;
 use crate::{Error, Event, Subscription};
 
@@ -56,10 +58,12 @@ impl Host {
         let events = Events::default();
         let quit = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let growth = Growth::new();
+        let groups = Groups::default();
         let mut live = Live {
             model,
-            images: Images::new(growth.clone()),
-            units: Units::new(events.clone()),
+            images: Images::new(growth.clone(), groups.clone()),
+            units: Units::new(events.clone(), groups.clone()),
+            groups,
             adapters: BTreeMap::new(),
             leaving: BTreeSet::new(),
             run: RunState::Running,
@@ -225,6 +229,77 @@ impl Host {
         let mut live = self.lock()?;
         let removed = live.model.remove_drive(id)?;
         live.close(&removed)
+    }
+
+    /// Changes open nodes as far as that can be done: the faults of blkdebug nodes, the groups of throttle nodes. All of
+    /// them, or none.
+    ///
+    /// # Errors
+    /// A node is not there, or something else would change.
+    pub fn reopen(&self, nodes: impl IntoIterator<Item = Options>) -> Result<(), Error> {
+        let mut live = self.lock()?;
+        let mut model = live.model.clone();
+        let mut all = Vec::new();
+        for options in nodes {
+            all.push(model.reopen(options)?);
+        }
+        live.model = model;
+        for (node, reopened) in all {
+            let done = live.images.reopen(&node, reopened);
+            done.map_err(crate::model::Error::Filter)?;
+        }
+        Ok(())
+    }
+
+    /// Adds an object, as `--object` does: a throttle group. Returns its name.
+    ///
+    /// # Errors
+    /// It does not fit.
+    pub fn add_object(&self, options: Options) -> Result<String, Error> {
+        let mut live = self.lock()?;
+        let id = live.model.add_object(options)?;
+        live.make_group(&id)?;
+        Ok(id)
+    }
+
+    /// Removes a throttle group.
+    ///
+    /// # Errors
+    /// It is not there, or in use.
+    pub fn remove_object(&self, id: &str) -> Result<(), Error> {
+        Ok(self.lock()?.remove_group(id)?)
+    }
+
+    /// The throttle groups that are objects, by name.
+    pub fn throttle_groups(&self) -> Vec<Throttling> {
+        self.lock_anyway().group_infos()
+    }
+
+    /// Gives a throttle group that is an object other limits.
+    ///
+    /// # Errors
+    /// It is not there, or the limits contradict each other.
+    pub fn set_group_limits(&self, id: &str, limits: Limits) -> Result<(), Error> {
+        Ok(self.lock()?.set_group_limits(id, limits)?)
+    }
+
+    /// Limits a drive or a device, from the next operation on, those that wait included: in the group of this name, or
+    /// else in the one that it is in, or else in one of its own. Without any limit it leaves its group.
+    ///
+    /// # Errors
+    /// It is not there, or the limits contradict each other.
+    pub fn set_limits(
+        &self,
+        whose: Limited<'_>,
+        limits: Limits,
+        group: Option<&str>,
+    ) -> Result<(), Error> {
+        Ok(self.lock()?.set_limits(whose, limits, group)?)
+    }
+
+    /// The threads of the data path.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     /// Gives a node, or a drive's, another size, in bytes; guests that see it are told. To cut something off takes force.

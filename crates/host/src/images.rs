@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lunar_block::{Driver, Error as BlockError, Image, NodeOptions, open_node};
+use lunar_block::{
+    Driver, Error as BlockError, FaultInjection, Image, NodeOptions, Throttle, open_node,
+};
 
 use crate::growth::Growth;
-use crate::model::{Model, Node, NodeDriver};
+use crate::model::{Model, Node, NodeDriver, Reopened};
+use crate::throttling::Groups;
 
 /// An image that cannot be opened, changed or closed: what declares it, and why.
 #[derive(Debug, thiserror::Error)]
@@ -18,21 +21,47 @@ pub struct ImageError(String);
 pub(crate) struct Images {
     open: BTreeMap<String, Open>,
     growth: Option<Arc<Growth>>,
+    groups: Groups,
 }
 
 #[derive(Debug)]
 struct Open {
     image: Arc<dyn Image>,
+    filter: Filter,
     /// It was opened with `share-rw=on`.
     shared: bool,
 }
 
+/// What can be changed of an open node.
+#[derive(Debug)]
+enum Filter {
+    None,
+    Faults(Arc<FaultInjection>),
+    Throttle(Arc<Throttle>),
+}
+
 impl Images {
     /// None yet. Those that may grow by themselves will be watched.
-    pub fn new(growth: Option<Arc<Growth>>) -> Images {
+    pub fn new(growth: Option<Arc<Growth>>, groups: Groups) -> Images {
         Images {
             open: BTreeMap::new(),
             growth,
+            groups,
+        }
+    }
+
+    /// Changes an open node as its declaration was.
+    pub fn reopen(&self, node: &str, reopened: Reopened) -> Result<(), BlockError> {
+        let filter = self.open.get(node).map(|open| &open.filter);
+        match (filter, reopened) {
+            (Some(Filter::Faults(injection)), Reopened::Blkdebug(faults)) => injection.set(faults),
+            (Some(Filter::Throttle(throttle)), Reopened::Throttle(group)) => {
+                let group = self.groups.get(&group);
+                throttle.set_group(Some(group.ok_or(BlockError::Unsupported)?));
+                Ok(())
+            }
+            // It will be opened as it is declared.
+            _ => Ok(()),
         }
     }
 
@@ -93,14 +122,28 @@ impl Images {
                 latency_ns: *latency_ns,
             },
             NodeDriver::Memory { size } => Driver::Memory { size: *size },
-            NodeDriver::Blkdebug { image, faults } => Driver::Blkdebug {
-                image: self.open(model, image)?,
-                faults: faults.clone(),
-            },
+            NodeDriver::Blkdebug { image, faults } => {
+                let below = self.open(model, image)?;
+                let made = FaultInjection::new(below, faults.clone(), &options);
+                let made = made.map_err(|source| refuse(node, &source))?;
+                return Ok(self.keep(node, made.clone(), Filter::Faults(made)));
+            }
+            NodeDriver::Throttle { file, group } => {
+                let below = self.open(model, file)?;
+                let made = (self.groups.get(group).ok_or(BlockError::Unsupported))
+                    .and_then(|group| Throttle::new(below, group, &options));
+                let made = made.map_err(|source| refuse(node, &source))?;
+                return Ok(self.keep(node, made.clone(), Filter::Throttle(made)));
+            }
         };
         let image = open_node(driver, &options).map_err(|source| refuse(node, &source))?;
+        Ok(self.keep(node, image, Filter::None))
+    }
+
+    fn keep(&mut self, node: &Node, image: Arc<dyn Image>, filter: Filter) -> Arc<dyn Image> {
         let open = Open {
             image: Arc::clone(&image),
+            filter,
             shared: node.options.share_rw,
         };
         self.open.insert(node.name.clone(), open);
@@ -111,7 +154,7 @@ impl Images {
                 _ => {}
             }
         }
-        Ok(image)
+        image
     }
 
     /// Makes everything durable and lets go of the images; all are closed even if some fail.
@@ -130,7 +173,7 @@ impl Images {
             // What a part is cut out of is a node of its own, which others may use.
             if !matches!(
                 node.driver,
-                NodeDriver::Raw { .. } | NodeDriver::Blkdebug { .. }
+                NodeDriver::Raw { .. } | NodeDriver::Blkdebug { .. } | NodeDriver::Throttle { .. }
             ) && let Err(source) = open.image.close()
             {
                 outcome = Err(refuse(node, &source));

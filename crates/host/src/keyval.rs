@@ -3,7 +3,7 @@
 //! A value ends at a comma; `,,` inside it is one comma. Some options name their first value implicitly
 //! (`scsi-hd,drive=d0` is `driver=scsi-hd,drive=d0`) and some take bare words (`readonly` for `readonly=on`,
 //! `noreadonly` for `readonly=off`). A JSON object says the same with nesting: `{"file": {"driver": "file"}}` is
-//! `file.driver=file`, so whoever reads the result need not know how it was written.
+//! `file.driver=file`, and the elements of an array are called by their place, so whoever reads the result need not know how it was written.
 
 /// Which forms an option takes.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,13 @@ pub const DEVICE: Syntax = Syntax {
 /// `--blockdev`.
 pub const BLOCKDEV: Syntax = Syntax {
     implied: Some("driver"),
+    switches: false,
+    json: true,
+};
+
+/// `--object`.
+pub const OBJECT: Syntax = Syntax {
+    implied: Some("qom-type"),
     switches: false,
     json: true,
 };
@@ -192,7 +199,7 @@ impl Options {
     pub fn wants_help(&self) -> bool {
         self.0.iter().any(|(key, value)| match value {
             Value::Bare => is_help(key),
-            Value::Text(text) => key == "driver" && is_help(text),
+            Value::Text(text) => (key == "driver" || key == "qom-type") && is_help(text),
         })
     }
 }
@@ -238,28 +245,26 @@ fn flatten(
     object: &serde_json::Map<String, serde_json::Value>,
     options: &mut Options,
 ) -> Result<(), Error> {
+    object
+        .iter()
+        .try_for_each(|(name, value)| put(format!("{prefix}{name}"), value, options))
+}
+
+fn put(key: String, value: &serde_json::Value, options: &mut Options) -> Result<(), Error> {
     use serde_json::Value as Json;
-    for (name, value) in object {
-        let key = format!("{prefix}{name}");
-        let text = match value {
-            Json::Object(inner) => {
-                flatten(&format!("{key}."), inner, options)?;
-                continue;
-            }
-            Json::String(text) => text.clone(),
-            Json::Bool(true) => "on".to_owned(),
-            Json::Bool(false) => "off".to_owned(),
-            Json::Number(number) => number.to_string(),
-            Json::Null => return Err(Error::JsonValue { key, found: "null" }),
-            Json::Array(_) => {
-                return Err(Error::JsonValue {
-                    key,
-                    found: "an array",
-                });
-            }
-        };
-        options.0.push((key, Value::Text(text)));
-    }
+    let text = match value {
+        Json::Object(inner) => return flatten(&format!("{key}."), inner, options),
+        Json::Array(elements) => {
+            let mut elements = elements.iter().enumerate();
+            return elements.try_for_each(|(i, e)| put(format!("{key}.{i}"), e, options));
+        }
+        Json::String(text) => text.clone(),
+        Json::Bool(true) => "on".to_owned(),
+        Json::Bool(false) => "off".to_owned(),
+        Json::Number(number) => number.to_string(),
+        Json::Null => return Err(Error::JsonValue { key, found: "null" }),
+    };
+    options.0.push((key, Value::Text(text)));
     Ok(())
 }
 
@@ -351,10 +356,14 @@ mod tests {
         assert_eq!(options.take("read-only").unwrap(), "on");
         assert_eq!(options.take("size").unwrap(), "512");
         assert_eq!(
-            Options::parse(r#"{"a":[1]}"#, DEVICE)
+            Options::parse(r#"{"a":[null]}"#, DEVICE)
                 .unwrap_err()
                 .to_string(),
-            "a: an array cannot be the value of a property"
+            "a.0: null cannot be the value of a property"
+        );
+        assert_eq!(
+            parsed(r#"{"a":[{"b":1},{"b":"x"}],"c":[]}"#, BLOCKDEV),
+            [text("a.0.b", "1"), text("a.1.b", "x")]
         );
         assert!(Options::parse("{\"a\":1", DEVICE).is_err());
     }

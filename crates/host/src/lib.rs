@@ -34,6 +34,7 @@ mod live;
 pub mod model;
 pub mod property;
 mod query;
+mod throttling;
 mod units;
 
 pub use error::Error;
@@ -42,4 +43,7 @@ pub use event::{
 };
 pub use host::{Config, Host};
 pub use images::ImageError;
+pub use lunar_block::{Limit, Limits};
+pub use lunar_virtio_scsi::WorkerThread;
 pub use query::{BlockStats, ControllerInfo, DeviceInfo, DeviceState, NodeInfo, RunState};
+pub use throttling::{Limited, Throttling, limit_values};

@@ -14,6 +14,7 @@ use crate::host::Config;
 use crate::images::Images;
 use crate::model::{self, Address, Model, NodeDriver, Place, Socket};
 use crate::query::RunState;
+use crate::throttling::Groups;
 use crate::units::{self, Units};
 use crate::{Error, Event, catalog};
 
@@ -23,6 +24,7 @@ pub(crate) struct Live {
     pub model: Model,
     pub images: Images,
     pub units: Units,
+    pub groups: Groups,
     /// By bus.
     pub adapters: BTreeMap<String, Adapter>,
     /// Devices that are being removed, by their place in the object tree.
@@ -40,6 +42,7 @@ pub(crate) struct Adapter {
 
 impl Live {
     pub fn build(&mut self, config: &Config, workers: &Arc<Workers>) -> Result<(), Error> {
+        self.make_groups()?;
         let declared = self.model.controllers().iter();
         let buses: Vec<String> = declared.map(|found| found.bus.clone()).collect();
         for bus in &buses {

@@ -10,6 +10,7 @@ mod controller;
 mod error;
 mod name;
 mod node;
+mod object;
 mod record;
 mod removal;
 #[cfg(test)]
@@ -28,9 +29,11 @@ use crate::property;
 pub use controller::{Address, Controller, Disk, Socket};
 pub use error::{Error, Taken};
 pub use node::{Node, NodeDriver};
+pub use object::{ThrottleGroup, object};
 pub use record::{Declaration, Kind};
 pub use removal::Removed;
 
+pub(crate) use node::Reopened;
 use node::{Draft, User, inherited, protocol};
 use record::Record;
 
@@ -39,6 +42,7 @@ use record::Record;
 pub struct Model {
     nodes: BTreeMap<String, Node>,
     drives: BTreeMap<String, Drive>,
+    groups: BTreeMap<String, ThrottleGroup>,
     controllers: Vec<Controller>,
     /// Devices by their place in the object tree.
     devices: BTreeMap<String, Place>,

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::live::Live;
 use crate::model::{self, Node, NodeDriver, Place, Socket};
+use crate::throttling::Throttling;
 
 /// A controller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -104,6 +105,8 @@ pub struct NodeInfo {
     pub unmap: bool,
     /// `detect-zeroes`.
     pub detect_zeroes: &'static str,
+    /// What limits it, if something does: a throttle node, or the device that shows it.
+    pub throttling: Option<Throttling>,
     /// Who uses it.
     pub users: Vec<String>,
     /// What was done with it.
@@ -262,6 +265,7 @@ impl Live {
                 lunar_block::DetectZeroes::On => "on",
                 lunar_block::DetectZeroes::Unmap => "unmap",
             },
+            throttling: self.throttling(node),
             users: node.users().map(str::to_owned).collect(),
             stats: image.map_or_else(BlockStats::default, |image| image.stats().into()),
         }
@@ -274,6 +278,7 @@ impl Live {
             }
             NodeDriver::Raw { file, .. }
             | NodeDriver::Qcow2 { file }
+            | NodeDriver::Throttle { file, .. }
             | NodeDriver::Blkdebug { image: file, .. } => {
                 let below = self.model.node(file);
                 below.map_or_else(String::new, |below| self.file_of(below))

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use lunar_block::{ErrorPolicy, Image, Throttle, ThrottleGroup};
 use lunar_devices::{Disk, DiskConfig, Sidecar};
@@ -15,6 +15,7 @@ use crate::Error;
 use crate::event::Events;
 use crate::failure::{listener, rules};
 use crate::model::{self, Model, NodeDriver};
+use crate::throttling::{Groups, Throttling};
 
 /// The logical units that there are, by the node that they show.
 #[derive(Debug, Default)]
@@ -22,8 +23,8 @@ pub(crate) struct Units {
     made: BTreeMap<String, Made>,
     /// Who keeps its reservations where.
     reservation_files: BTreeMap<PathBuf, String>,
-    /// Limits that drives share, by name.
-    groups: BTreeMap<String, Weak<ThrottleGroup>>,
+    /// Limits that drives share.
+    groups: Groups,
     /// Who hears of what the host has failed.
     events: Events,
 }
@@ -33,6 +34,10 @@ struct Made {
     unit: Arc<Disk>,
     /// What is done when the host fails an operation.
     policy: Arc<ErrorPolicy>,
+    /// What holds back more operations than there may be.
+    throttle: Arc<Throttle>,
+    /// The name of the group that it is in.
+    group: Option<String>,
     /// The device that it was made for.
     first: model::Disk,
     reservations: Option<PathBuf>,
@@ -40,9 +45,10 @@ struct Made {
 }
 
 impl Units {
-    pub fn new(events: Events) -> Units {
+    pub fn new(events: Events, groups: Groups) -> Units {
         Units {
             events,
+            groups,
             ..Units::default()
         }
     }
@@ -98,34 +104,52 @@ impl Units {
         self.made.get(node).map(|made| &made.unit)
     }
 
-    /// The image with the limits that its drive has, if it has some. Those of a group are the last that a drive has given
-    /// it.
-    fn limited(
-        &mut self,
+    /// What limits the unit that shows a node.
+    pub fn throttling(&self, node: &str) -> Option<Throttling> {
+        let made = self.made.get(node)?;
+        Some(Throttling {
+            group: made.group.clone()?,
+            limits: made.throttle.group()?.limits(),
+        })
+    }
+
+    /// Limits the unit that shows a node, if there is one, or no longer.
+    pub fn set_group(&mut self, node: &str, group: Option<(String, Arc<ThrottleGroup>)>) {
+        if let Some(made) = self.made.get_mut(node) {
+            let (name, group) = group.unzip();
+            made.group = name;
+            made.throttle.set_group(group);
+        }
+    }
+
+    /// A device that is in this group.
+    pub fn in_group(&self, name: &str) -> Option<String> {
+        let mut made = self.made.values();
+        let made = made.find(|made| made.group.as_deref() == Some(name))?;
+        Some(format!("device {}", made.first.name))
+    }
+
+    /// The limits that a disk's drive has, if it has some, and the group's name. Those of a group are the last that a
+    /// drive has given it.
+    fn limits(
+        &self,
         model: &Model,
         disk: &model::Disk,
-        image: Arc<dyn Image>,
-    ) -> Result<Arc<dyn Image>, Error> {
+    ) -> Result<Option<(String, Arc<ThrottleGroup>)>, Error> {
         let drive = disk.options.drive.as_deref();
         let Some(drive) = drive.and_then(|drive| model.drive(drive)) else {
-            return Ok(image);
+            return Ok(None);
         };
         if drive.limits.is_unlimited() && drive.throttle_group.is_none() {
-            return Ok(image);
+            return Ok(None);
         }
         let refuse = |source| Error::from(model::Error::Filter(source));
         let name = drive.throttle_group.as_ref().unwrap_or(&drive.id);
-        self.groups.retain(|_, group| group.strong_count() > 0);
-        let group = match self.groups.get(name).and_then(Weak::upgrade) {
-            Some(group) => group,
-            None => ThrottleGroup::new(drive.limits).map_err(refuse)?,
-        };
+        let group = self.groups.get_or_make(name).map_err(refuse)?;
         if !drive.limits.is_unlimited() {
             group.set(drive.limits).map_err(refuse)?;
         }
-        self.groups.insert(name.clone(), Arc::downgrade(&group));
-        let throttle = Throttle::beneath_device(image, group);
-        Ok(throttle)
+        Ok(Some((name.clone(), group)))
     }
 
     fn make(
@@ -140,8 +164,9 @@ impl Units {
             beside: file.map(Path::to_owned),
             ..disk.options.config.clone()
         };
-        let image = self.limited(model, disk, image)?;
-        let policy = ErrorPolicy::new(image, rules(disk), listener(disk, &self.events));
+        let (name, group) = self.limits(model, disk)?.unzip();
+        let throttle = Throttle::beneath_device(image, group);
+        let policy = ErrorPolicy::new(throttle.clone(), rules(disk), listener(disk, &self.events));
         let unit = Disk::new(config, policy.clone()).map_err(|source| Error::Disk {
             origin: disk.origin.clone(),
             source,
@@ -169,6 +194,8 @@ impl Units {
         Ok(Made {
             unit,
             policy,
+            throttle,
+            group: name,
             first: disk.clone(),
             reservations,
             paths: 0,
@@ -228,6 +255,7 @@ fn image_file<'a>(model: &'a Model, node: &str) -> Option<&'a Path> {
         NodeDriver::File { filename } => Some(filename),
         NodeDriver::Qcow2 { file }
         | NodeDriver::Blkdebug { image: file, .. }
+        | NodeDriver::Throttle { file, .. }
         | NodeDriver::Raw {
             file,
             offset: 0,

@@ -67,6 +67,10 @@ pub struct Serve {
     #[arg(long, value_name = "PROPERTIES")]
     pub drive: Vec<String>,
 
+    /// Declare an object that others refer to: throttle-group,id=NAME,… or JSON (help lists all)
+    #[arg(long, value_name = "PROPERTIES")]
+    pub object: Vec<String>,
+
     /// Declare a block node: DRIVER,node-name=NAME,… or JSON (help lists all)
     #[arg(long, value_name = "PROPERTIES")]
     pub blockdev: Vec<String>,
@@ -187,7 +191,14 @@ Standard output has the QEMU options that attach each controller. SIGTERM and SI
 server after everything is flushed.";
 
 /// The options that QEMU spells with one dash.
-const SINGLE_DASH: &[&str] = &["-blockdev", "-device", "-drive", "-monitor", "-qmp"];
+const SINGLE_DASH: &[&str] = &[
+    "-blockdev",
+    "-device",
+    "-drive",
+    "-monitor",
+    "-object",
+    "-qmp",
+];
 
 /// The arguments with QEMU's spellings turned into ours, and `serve` put in front of the options of the vhost-user
 /// back-end conventions when a program that only knows these starts us (VU-060).

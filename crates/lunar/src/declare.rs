@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lunar_host::catalog::{self, DeviceKind};
 use lunar_host::file::{self, Declaration, File, Settings};
-use lunar_host::keyval::{BLOCKDEV, DEVICE, DRIVE, Options, Syntax};
+use lunar_host::keyval::{BLOCKDEV, DEVICE, DRIVE, OBJECT, Options, Syntax};
 use lunar_host::model::{self, Model, Socket};
 use lunar_host::property;
 use tracing_subscriber::EnvFilter;
@@ -66,6 +66,10 @@ struct Kind {
     option: &'static str,
     syntax: Syntax,
 }
+const OBJECTS: Kind = Kind {
+    option: "--object",
+    syntax: OBJECT,
+};
 const DRIVES: Kind = Kind {
     option: "--drive",
     syntax: DRIVE,
@@ -99,6 +103,7 @@ impl Kind {
 /// The help text that a declaration asks for, if one does.
 pub fn help(serve: &Serve) -> Result<Option<String>, Error> {
     let all = [
+        (&OBJECTS, &serve.object),
         (&DRIVES, &serve.drive),
         (&BLOCKDEVS, &serve.blockdev),
         (&DEVICES, &serve.device),
@@ -109,11 +114,16 @@ pub fn help(serve: &Serve) -> Result<Option<String>, Error> {
             if !options.wants_help() {
                 continue;
             }
+            let key = kind.syntax.implied.unwrap_or("driver");
             let driver = options
-                .take("driver")
+                .take(key)
                 .filter(|driver| !matches!(&**driver, "help" | "?"));
             let refused = |error| Error::Declaration { origin, error };
             return match (kind.option, driver) {
+                ("--object", None) => Ok(objects()),
+                ("--object", Some(name)) => model::object(&name)
+                    .map(|object| property::help(object.name, catalog::THROTTLE_GROUP))
+                    .map_err(refused),
                 ("--drive", _) => Ok(property::help("--drive", catalog::DRIVE)),
                 ("--blockdev", None) => Ok(block_drivers()),
                 ("--blockdev", Some(name)) => model::block_driver(&name)
@@ -144,6 +154,13 @@ fn devices() -> String {
         )
     };
     catalog::DEVICES.iter().map(line).collect()
+}
+
+fn objects() -> String {
+    let line = |object: &catalog::Object| {
+        format!("name {:?}, desc {:?}\n", object.name, object.description)
+    };
+    catalog::OBJECTS.iter().map(line).collect()
 }
 
 fn block_drivers() -> String {
@@ -264,11 +281,14 @@ impl<'a> Declared<'a> {
     }
 }
 
-/// Everything that is declared: nodes, drives, controllers, images, other devices, in this order, and within each in the
+/// Everything that is declared: objects, nodes, drives, controllers, images, other devices, in this order, and within each in the
 /// order written, the file before the command line.
 pub fn model(serve: &Serve, file: Option<&File>) -> Result<Model, Error> {
     let mut model = Model::default();
     let refused = |origin: String| move |error| Error::Declaration { origin, error };
+    for declared in Declared::all(file, File::objects, &OBJECTS, &serve.object)? {
+        declared.add(|options, _| model.add_object(options))?;
+    }
     for declared in Declared::all(file, File::blockdevs, &BLOCKDEVS, &serve.blockdev)? {
         declared.add(|options, origin| model.add_blockdev(options, origin))?;
     }

@@ -5,6 +5,7 @@ mod device;
 mod options;
 mod qom;
 mod run;
+mod throttle;
 
 use std::sync::Arc;
 
@@ -61,6 +62,28 @@ pub fn table() -> Table<Arc<Host>> {
             block::remove,
         ),
         Command::new(
+            "blockdev-reopen",
+            "changes what can be changed of open nodes: faults of blkdebug, the group of throttle",
+            block::reopen,
+        )
+        .taking(Type::Named(options::reopen)),
+        Command::new(
+            "block_set_io_throttle",
+            "limits a drive or device, alone or in a group; without limits it has none",
+            throttle::set,
+        ),
+        Command::new(
+            "object-add",
+            "adds a throttle group; takes the properties of --object",
+            throttle::add_object,
+        )
+        .taking(Type::Named(options::object)),
+        Command::new(
+            "object-del",
+            "removes a throttle group that nothing uses",
+            throttle::remove_object,
+        ),
+        Command::new(
             "block_resize",
             "gives a drive or node another size; shrinking takes force",
             block::resize,
@@ -74,6 +97,16 @@ pub fn table() -> Table<Arc<Host>> {
         ),
         Command::new("qom-list", "what an object has", qom::list),
         Command::new("qom-get", "a property of an object", qom::get),
+        Command::new(
+            "qom-set",
+            "changes a property of an object: the limits of a throttle group",
+            throttle::set_property,
+        ),
+        Command::new(
+            "query-iothreads",
+            "the threads that serve requests",
+            run::iothreads,
+        ),
         Command::new("query-status", "whether requests are taken", status),
         Command::new("stop", "takes no more requests: they wait", stop),
         Command::new("cont", "takes requests again", cont),

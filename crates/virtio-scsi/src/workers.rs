@@ -1,7 +1,7 @@
 //! The process's data-path threads.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -38,11 +38,23 @@ const RING_ENTRIES: u32 = 512;
 /// How workers reach each other. Empty until all of them run.
 pub(crate) type Peers = Arc<OnceLock<Vec<Remote<Message>>>>;
 
+/// A data-path thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerThread {
+    /// Its name.
+    pub name: String,
+    /// The system's number for it.
+    pub id: i32,
+    /// How long it looks for work before it sleeps.
+    pub spin: Duration,
+}
+
 /// The data-path threads.
 pub struct Workers {
     peers: Peers,
     threads: Mutex<Vec<Thread<Message>>>,
     count: usize,
+    infos: Vec<WorkerThread>,
     /// Where the next queue goes.
     place: AtomicUsize,
     nexus: AtomicU32,
@@ -62,15 +74,24 @@ impl Workers {
         let peers = Peers::default();
         let count = config.count.max(1);
         let mut threads: Vec<Thread<Message>> = Vec::with_capacity(count);
+        let mut infos = Vec::with_capacity(count);
         for index in 0..count {
+            let name = format!("lunar-worker{index}");
+            let id = Arc::new(AtomicI32::new(0));
+            infos.push((name.clone(), Arc::clone(&id)));
             let setup = Config {
-                name: format!("lunar-worker{index}"),
+                name,
                 entries: RING_ENTRIES,
                 spin: config.spin,
                 cpu: config.cpus.get(index).copied(),
             };
             let peers = peers.clone();
-            match spawn(setup, move |reactor| Worker::new(reactor, index, peers)) {
+            let make = move |reactor| {
+                let own = rustix::thread::gettid().as_raw_nonzero().get();
+                id.store(own, Ordering::Relaxed);
+                Worker::new(reactor, index, peers)
+            };
+            match spawn(setup, make) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
                     join(threads);
@@ -88,9 +109,22 @@ impl Workers {
             peers,
             threads: Mutex::new(threads),
             count,
+            infos: infos
+                .into_iter()
+                .map(|(name, id)| WorkerThread {
+                    name,
+                    id: id.load(Ordering::Relaxed),
+                    spin: config.spin,
+                })
+                .collect(),
             place: AtomicUsize::new(0),
             nexus: AtomicU32::new(1),
         }))
+    }
+
+    /// The threads, as they were started.
+    pub fn threads(&self) -> Vec<WorkerThread> {
+        self.infos.clone()
     }
 
     /// Ends the threads, after what they have in flight has completed. Controllers stay, without a data path.

@@ -2,6 +2,7 @@
 
 use lunar_block::{CacheMode, Limits, NodeOptions, OnError};
 
+use super::limits::limits;
 use super::node;
 use crate::property::{Choice, Kind, Property};
 
@@ -162,55 +163,15 @@ static OWN: &[Property<DriveOptions>] = &[
     },
 ];
 
-/// Three properties for each limit: the average, the burst, and how long that may last.
-macro_rules! throttling {
-    ($($field:ident, $name:literal, $what:literal;)*) => {
-        &[
-            $(
-                Property {
-                    name: concat!("throttling.", $name),
-                    kind: Kind::U64(0..=u64::MAX, |d, v| d.limits.$field.average = v),
-                    default: "0, no limit",
-                    description: concat!($what, " per second"),
-                },
-                Property {
-                    name: concat!("throttling.", $name, "-max"),
-                    kind: Kind::U64(0..=u64::MAX, |d, v| d.limits.$field.burst = v),
-                    default: "0, no burst",
-                    description: concat!($what, " per second in a burst"),
-                },
-                Property {
-                    name: concat!("throttling.", $name, "-max-length"),
-                    kind: Kind::U64(1..=u64::MAX, |d, v| d.limits.$field.burst_seconds = v),
-                    default: "1",
-                    description: "how many seconds a burst may last",
-                },
-            )*
-            Property {
-                name: "throttling.iops-size",
-                kind: Kind::U64(0..=u64::MAX, |d, v| d.limits.iops_size = v),
-                default: "0, one",
-                description: "larger operations count as several of this many bytes",
-            },
-            Property {
-                name: "throttling.group",
-                kind: Kind::Text(|d, v| d.throttle_group = Some(v)),
-                default: "its own",
-                description: "drives of one group share the limits",
-            },
-        ]
-    };
-}
-
 /// Limits, as QEMU has them.
-static THROTTLING: &[Property<DriveOptions>] = throttling! {
-    iops_total, "iops-total", "operations";
-    iops_read, "iops-read", "reads";
-    iops_write, "iops-write", "writes";
-    bps_total, "bps-total", "bytes";
-    bps_read, "bps-read", "bytes read";
-    bps_write, "bps-write", "bytes written";
-};
+static THROTTLING: &[Property<DriveOptions>] = limits!("throttling.");
+
+static THROTTLING_GROUP: &[Property<DriveOptions>] = &[Property {
+    name: "throttling.group",
+    kind: Kind::Text(|d, v| d.throttle_group = Some(v)),
+    default: "its own",
+    description: "drives of one group share the limits",
+}];
 
 /// Sets what the mode stands for. It is stored before all else, so that single settings go before it.
 fn set_cache(drive: &mut DriveOptions, name: &str) {
@@ -264,4 +225,16 @@ impl AsMut<NodeOptions> for DriveOptions {
 }
 
 /// Everything that `--drive` takes: its own properties, and those of the node and the file that it makes.
-pub static DRIVE: &[&[Property<DriveOptions>]] = &[OWN, THROTTLING, &node::common(), &node::file()];
+pub static DRIVE: &[&[Property<DriveOptions>]] = &[
+    OWN,
+    THROTTLING,
+    THROTTLING_GROUP,
+    &node::common(),
+    &node::file(),
+];
+
+impl AsMut<Limits> for DriveOptions {
+    fn as_mut(&mut self) -> &mut Limits {
+        &mut self.limits
+    }
+}

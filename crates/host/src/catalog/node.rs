@@ -36,6 +36,8 @@ pub enum BlockKind {
     Memory,
     /// Another node, with faults.
     Blkdebug,
+    /// Another node, with limits.
+    Throttle,
 }
 
 /// A block node as declared; a driver uses those that its table sets.
@@ -49,6 +51,8 @@ pub struct BlockOptions {
     pub file: Option<String>,
     /// `image=`, the name of another node.
     pub image: Option<String>,
+    /// `throttle-group=`, the name of an object.
+    pub throttle_group: Option<String>,
     /// `seed=`.
     pub seed: u64,
     /// `offset=`.
@@ -155,6 +159,20 @@ pub static BLOCK_DRIVERS: &[BlockDriver] = &[
                 kind: Kind::U64(0..=u64::MAX, |n, v| n.seed = v),
                 default: "0",
                 description: "where the dice of probability-ppm begin",
+            },
+        ]],
+    },
+    BlockDriver {
+        name: "throttle",
+        kind: BlockKind::Throttle,
+        description: "another node, within the limits of a throttle group",
+        own: &[&[
+            FILE,
+            Property {
+                name: "throttle-group",
+                kind: Kind::Text(|n, v| n.throttle_group = Some(v)),
+                default: "",
+                description: "the group, an object of this name",
             },
         ]],
     },

@@ -106,8 +106,10 @@ fn is_text(key: &str) -> bool {
         rows.any(|row| super::is_called(key, row.name) && matches!(row.kind, Kind::Text(_)))
     }
     key.ends_with("driver")
+        || key == "qom-type"
         || texts(&[catalog::CONTROLLER], key)
         || texts(&[catalog::DISK], key)
+        || texts(catalog::THROTTLE_GROUP, key)
         || texts(catalog::DRIVE, key)
         || catalog::BLOCK_DRIVERS
             .iter()

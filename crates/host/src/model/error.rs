@@ -32,6 +32,20 @@ pub enum Error {
         name: &'static str,
         what: &'static str,
     },
+    #[error("no object is called {name:?} (there are: {})", .names.join(", "))]
+    NoSuchObject {
+        name: String,
+        names: Vec<&'static str>,
+    },
+    #[error("an object {name} is not needed: {instead}")]
+    NotMade {
+        name: &'static str,
+        instead: &'static str,
+    },
+    #[error("throttle group {0:?} does not exist; declare it first with --object throttle-group")]
+    NoSuchGroup(String),
+    #[error("{node:?}: {what}")]
+    NotReopened { node: String, what: String },
     #[error("no block driver is called {name:?} (there are: {})", .names.join(", "))]
     NoSuchDriver {
         name: String,
@@ -114,6 +128,7 @@ pub enum Taken {
     Drive,
     Node,
     Device,
+    Object,
 }
 
 impl Taken {
@@ -122,6 +137,7 @@ impl Taken {
             Taken::Drive => "drive",
             Taken::Node => "node",
             Taken::Device => "device",
+            Taken::Object => "object",
         }
     }
 }

@@ -8,7 +8,7 @@ use super::error::{Error, Taken};
 use super::record::Record;
 use super::{Model, block_driver, name};
 use crate::catalog::{self, BlockKind, BlockOptions, FaultOptions};
-use crate::keyval::Options;
+use crate::keyval::{Options, Value};
 use crate::property;
 
 /// A place where blocks live: a file, or a format on top of another node.
@@ -77,6 +77,13 @@ pub enum NodeDriver {
         /// What goes wrong.
         faults: Faults,
     },
+    /// Another node, with limits.
+    Throttle {
+        /// The other node.
+        file: String,
+        /// The name of the group that has the limits.
+        group: String,
+    },
 }
 
 /// Who uses a node, and whether another may beside it.
@@ -143,13 +150,16 @@ impl NodeDriver {
             NodeDriver::Null { .. } => "null-co",
             NodeDriver::Memory { .. } => "memory",
             NodeDriver::Blkdebug { .. } => "blkdebug",
+            NodeDriver::Throttle { .. } => "throttle",
         }
     }
 
     /// The node below, if there is one.
     pub fn file(&self) -> Option<&str> {
         match self {
-            NodeDriver::Raw { file, .. } | NodeDriver::Qcow2 { file } => Some(file),
+            NodeDriver::Raw { file, .. }
+            | NodeDriver::Qcow2 { file }
+            | NodeDriver::Throttle { file, .. } => Some(file),
             NodeDriver::Blkdebug { image, .. } => Some(image),
             _ => None,
         }
@@ -240,6 +250,15 @@ impl Draft<'_> {
                     faults,
                 }
             }
+            BlockKind::Throttle => {
+                let group = node.throttle_group.take();
+                let group = group.ok_or(Error::Missing("throttle-group=NAME"))?;
+                self.model.check_group(&group)?;
+                NodeDriver::Throttle {
+                    file: self.child(node.file.take(), &node.node, nested, origin)?,
+                    group,
+                }
+            }
         };
         let name = self.push(node.node_name, origin, driver, node.node);
         let record = Record::new(self.model, declared);
@@ -305,6 +324,109 @@ impl Draft<'_> {
             users: Vec::new(),
         });
         name
+    }
+}
+
+/// What can be changed of a node that is open.
+#[derive(Clone, Debug)]
+pub(crate) enum Reopened {
+    Blkdebug(Faults),
+    Throttle(String),
+}
+
+impl Model {
+    /// Changes what can be changed of a node: the faults of a blkdebug node, the group of a throttle node. What is not
+    /// said is as it would be for a new node, as in QEMU, except that the node below stays.
+    ///
+    /// # Errors
+    /// It is not there, or something else would change.
+    pub(crate) fn reopen(&mut self, mut options: Options) -> Result<(String, Reopened), Error> {
+        let name = options.take("node-name");
+        let name = name.ok_or(Error::Missing("node-name=NAME"))?;
+        let node = self.nodes.get(&name).ok_or_else(|| Error::Absent {
+            what: Taken::Node,
+            name: name.clone(),
+        })?;
+        let declared = options.clone();
+        let refuse = |what: &str| {
+            let (node, what) = (name.clone(), what.to_owned());
+            Err(Error::NotReopened { node, what })
+        };
+        let driver = options.take("driver");
+        let driver = driver.ok_or(Error::Missing("the block driver's name"))?;
+        if driver != node.driver.name() {
+            return refuse(&format!("its driver is {}, and stays", node.driver.name()));
+        }
+        let kind = block_driver(&driver)?;
+        let rules = match kind.kind {
+            BlockKind::Blkdebug => faults(&mut options)?,
+            BlockKind::Throttle => Vec::new(),
+            _ => {
+                return refuse(
+                    "only the faults of a blkdebug node and the group of a throttle node can be changed while it is open",
+                );
+            }
+        };
+        if options
+            .iter()
+            .any(|(key, _)| key.starts_with("file.") || key.starts_with("image."))
+        {
+            return refuse("the node below stays: give its name, or leave it out");
+        }
+        let mut wanted = BlockOptions::default();
+        property::apply(&mut wanted, &driver, &options, &kind.tables())?;
+        let below = wanted.file.or(wanted.image);
+        if below.is_some_and(|below| node.driver.file() != Some(&below)) {
+            return refuse("the node below stays: give its name, or leave it out");
+        }
+        wanted.node.share_rw = node.options.share_rw;
+        if wanted.node != node.options {
+            return refuse(
+                "what every node has (read-only, discard, detect-zeroes, cache) stays as it is",
+            );
+        }
+        let reopened = match kind.kind {
+            BlockKind::Throttle => {
+                let group = wanted.throttle_group;
+                let group = group.ok_or(Error::Missing("throttle-group=NAME"))?;
+                self.check_group(&group)?;
+                Reopened::Throttle(group)
+            }
+            _ => {
+                let seed = wanted.seed;
+                let faults = Faults { rules, seed };
+                faults.check().map_err(Error::Filter)?;
+                Reopened::Blkdebug(faults)
+            }
+        };
+        if let Some(node) = self.nodes.get_mut(&name) {
+            let record = node.record.options();
+            let changed: &[&str] = match kind.kind {
+                BlockKind::Blkdebug => &["inject-error", "seed"],
+                _ => &["throttle-group"],
+            };
+            for key in changed {
+                record.take(key);
+                record.take_nested(key);
+            }
+            for (key, value) in declared.iter() {
+                if let Value::Text(text) = value
+                    && changed.contains(&key.split('.').next().unwrap_or(key))
+                {
+                    record.set(key, text);
+                }
+            }
+            match (&mut node.driver, &reopened) {
+                (NodeDriver::Blkdebug { faults, .. }, Reopened::Blkdebug(new)) => {
+                    faults.clone_from(new);
+                }
+                (NodeDriver::Throttle { group, .. }, Reopened::Throttle(new)) => {
+                    group.clone_from(new);
+                }
+                _ => {}
+            }
+        }
+        Ok((name, reopened))
     }
 }
 

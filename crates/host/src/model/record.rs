@@ -9,8 +9,11 @@ mod tests;
 
 use std::path::Path;
 
-use super::{Controller, Drive, Model, Node, Socket, absolute};
+use lunar_block::Limits;
+
+use super::{Controller, Drive, Model, Node, Socket, ThrottleGroup, absolute};
 use crate::keyval::Options;
+use crate::throttling::limit_values;
 
 /// A declaration as it was made.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +26,8 @@ pub(super) struct Record {
 /// A kind of declarations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
+    /// `--object`.
+    Object,
     /// `--blockdev`.
     Blockdev,
     /// `--drive`.
@@ -35,6 +40,7 @@ impl Kind {
     /// What tables of a configuration file are called.
     pub fn table(self) -> &'static str {
         match self {
+            Kind::Object => "object",
             Kind::Blockdev => "blockdev",
             Kind::Drive => "drive",
             Kind::Device => "device",
@@ -77,7 +83,9 @@ impl Model {
         let nodes = nodes.map(|node| (Kind::Blockdev, node.record.order, of_node(node)));
         let drives = self.drives.values();
         let drives = drives.map(|drive| (Kind::Drive, drive.record.order, of_drive(drive)));
-        let mut all: Vec<_> = nodes.chain(drives).collect();
+        let groups = self.groups.values();
+        let groups = groups.map(|group| (Kind::Object, 0, of_group(group)));
+        let mut all: Vec<_> = groups.chain(nodes).chain(drives).collect();
         let mut unnamed = 0;
         for (number, controller) in (1..).zip(&self.controllers) {
             // The name and the number that it will have.
@@ -117,6 +125,7 @@ impl Model {
             declaration.options.put_first("id");
             declaration.options.put_first("node-name");
             declaration.options.put_first("driver");
+            declaration.options.put_first("qom-type");
             declaration
         });
         declarations.collect()
@@ -131,6 +140,35 @@ impl Model {
         let drive = self.drives.values().any(|drive| drive.node == node.name);
         !node.record.options.is_empty()
             && (!node.inline || !drive && !self.nodes.values().any(contains))
+    }
+}
+
+fn of_group(group: &ThrottleGroup) -> Declaration {
+    let mut options = Options::default();
+    options.set("qom-type", "throttle-group");
+    options.set("id", &group.id);
+    set_limits(&mut options, "limits", group.limits);
+    Declaration {
+        kind: Kind::Object,
+        options,
+        node: None,
+    }
+}
+
+/// Declares these limits in place of others.
+pub(super) fn set_limits(options: &mut Options, prefix: &str, limits: Limits) {
+    options.take_nested(prefix);
+    for (name, value) in limit_values(&limits) {
+        if value > 0 {
+            options.set(&format!("{prefix}.{name}"), &value.to_string());
+        }
+    }
+}
+
+impl Record {
+    /// Changes what was declared.
+    pub(super) fn options(&mut self) -> &mut Options {
+        &mut self.options
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lunar_host::keyval::Options;
 use lunar_host::model::Model;
-use lunar_host::{DeviceInfo, Host, NodeInfo};
+use lunar_host::{DeviceInfo, Host, Limit, NodeInfo};
 use serde_json::Value;
 
 use super::device::object_options;
@@ -61,7 +61,7 @@ qapi! {
         virtual_size = "virtual-size": u64,
     }
 
-    /// A node. No limits of rate and no threshold are 0.
+    /// A node. No limits of rate and no threshold are 0; members that say more about limits are there if they are set.
     struct BlockDeviceInfo {
         file: String,
         node_name = "node-name": Option<String>,
@@ -70,12 +70,26 @@ qapi! {
         backing_file_depth: i64,
         encrypted: bool,
         detect_zeroes: DetectZeroes,
-        bps: i64,
-        bps_rd: i64,
-        bps_wr: i64,
-        iops: i64,
-        iops_rd: i64,
-        iops_wr: i64,
+        bps: u64,
+        bps_rd: u64,
+        bps_wr: u64,
+        iops: u64,
+        iops_rd: u64,
+        iops_wr: u64,
+        bps_max: Option<u64>,
+        bps_rd_max: Option<u64>,
+        bps_wr_max: Option<u64>,
+        iops_max: Option<u64>,
+        iops_rd_max: Option<u64>,
+        iops_wr_max: Option<u64>,
+        bps_max_length: Option<u64>,
+        bps_rd_max_length: Option<u64>,
+        bps_wr_max_length: Option<u64>,
+        iops_max_length: Option<u64>,
+        iops_rd_max_length: Option<u64>,
+        iops_wr_max_length: Option<u64>,
+        iops_size: Option<u64>,
+        group: Option<String>,
         image: ImageInfo,
         cache: BlockdevCacheInfo,
         write_threshold: i64,
@@ -190,6 +204,17 @@ pub fn add(host: &Arc<Host>, arguments: Value) -> Result<Empty, Error> {
     Ok(Empty {})
 }
 
+/// `blockdev-reopen`.
+pub fn reopen(host: &Arc<Host>, mut arguments: Value) -> Result<Empty, Error> {
+    let all = match arguments.get_mut("options").map(Value::take) {
+        Some(Value::Array(all)) => all,
+        _ => Vec::new(),
+    };
+    let all: Result<Vec<Options>, Error> = all.into_iter().map(object_options).collect();
+    host.reopen(all?)?;
+    Ok(Empty {})
+}
+
 /// `blockdev-del`.
 pub fn remove(host: &Arc<Host>, arguments: BlockDel) -> Result<Empty, Error> {
     let name = arguments.node_name;
@@ -288,7 +313,13 @@ pub fn query_nodes(host: &Arc<Host>, _: QueryNodes) -> Result<Vec<BlockDeviceInf
 fn node_info(node: &NodeInfo) -> BlockDeviceInfo {
     let file = std::fs::metadata(&node.file).ok();
     let regular = file.filter(std::fs::Metadata::is_file);
-    let length = || regular.as_ref().map_or(0, std::fs::Metadata::len);
+    let bytes = || regular.as_ref().map_or(0, std::fs::Metadata::len);
+    let throttling = node.throttling.as_ref();
+    let limits = throttling
+        .map(|throttling| throttling.limits)
+        .unwrap_or_default();
+    let set = |value: u64| (value > 0).then_some(value);
+    let length = |limit: Limit| set(limit.burst).map(|_| limit.burst_seconds);
     BlockDeviceInfo {
         file: node.file.clone(),
         node_name: Some(node.name.clone()),
@@ -301,19 +332,33 @@ fn node_info(node: &NodeInfo) -> BlockDeviceInfo {
             "on" => DetectZeroes::On,
             _ => DetectZeroes::Off,
         },
-        bps: 0,
-        bps_rd: 0,
-        bps_wr: 0,
-        iops: 0,
-        iops_rd: 0,
-        iops_wr: 0,
+        bps: limits.bps_total.average,
+        bps_rd: limits.bps_read.average,
+        bps_wr: limits.bps_write.average,
+        iops: limits.iops_total.average,
+        iops_rd: limits.iops_read.average,
+        iops_wr: limits.iops_write.average,
+        bps_max: set(limits.bps_total.burst),
+        bps_rd_max: set(limits.bps_read.burst),
+        bps_wr_max: set(limits.bps_write.burst),
+        iops_max: set(limits.iops_total.burst),
+        iops_rd_max: set(limits.iops_read.burst),
+        iops_wr_max: set(limits.iops_write.burst),
+        bps_max_length: length(limits.bps_total),
+        bps_rd_max_length: length(limits.bps_read),
+        bps_wr_max_length: length(limits.bps_write),
+        iops_max_length: length(limits.iops_total),
+        iops_rd_max_length: length(limits.iops_read),
+        iops_wr_max_length: length(limits.iops_write),
+        iops_size: set(limits.iops_size),
+        group: throttling.map(|throttling| throttling.group.clone()),
         image: ImageInfo {
             filename: node.file.clone(),
             format: node.driver.to_owned(),
             actual_size: regular
                 .as_ref()
                 .map(|file| file.blocks().saturating_mul(512)),
-            virtual_size: node.size.unwrap_or_else(length),
+            virtual_size: node.size.unwrap_or_else(bytes),
         },
         cache: BlockdevCacheInfo {
             writeback: true,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use lunar_host::catalog::{BLOCK_DRIVERS, BlockDriver, BlockOptions};
+use lunar_host::catalog::{BLOCK_DRIVERS, BlockDriver, BlockKind, FAULT, PLAIN_LIMITS};
 use lunar_host::property::{Kind as Values, Property};
 
 use crate::schema::{Definition, Described, Kind, Member, Object, Type, Variants};
@@ -80,9 +80,16 @@ fn of_driver(driver: &BlockDriver) -> Definition {
             None => members.push(Member {
                 name: row.name.into(),
                 kind: of_property(&name, row),
-                optional: !matches!(row.name, "file" | "filename" | "image"),
+                optional: !matches!(row.name, "file" | "filename" | "image" | "throttle-group"),
             }),
         }
+    }
+    if driver.kind == BlockKind::Blkdebug {
+        members.push(Member {
+            name: "inject-error".into(),
+            kind: Type::Array(Box::new(Type::Named(fault))),
+            optional: true,
+        });
     }
     for (outer, inner) in nested {
         members.push(Member {
@@ -106,7 +113,70 @@ fn of_driver(driver: &BlockDriver) -> Definition {
     }
 }
 
-fn of_property(owner: &str, row: &Property<BlockOptions>) -> Type {
+/// A rule of a `blkdebug` node.
+fn fault() -> Definition {
+    let name = "BlkdebugInjectErrorOptions";
+    plain(name, FAULT)
+}
+
+/// An object whose members are the rows of a table.
+fn plain<T>(name: &'static str, rows: &[Property<T>]) -> Definition {
+    let member = |row: &Property<T>| Member {
+        name: row.name.into(),
+        kind: of_property(name, row),
+        optional: true,
+    };
+    Definition {
+        name: name.into(),
+        kind: Kind::Object(Object {
+            members: rows.iter().map(member).collect(),
+            ..Object::default()
+        }),
+    }
+}
+
+/// The arguments of `blockdev-reopen`.
+pub fn reopen() -> Definition {
+    Definition {
+        name: "BlockdevReopen".into(),
+        kind: Kind::Object(Object {
+            members: vec![Member {
+                name: "options".into(),
+                kind: Type::Array(Box::new(Type::Named(blockdev))),
+                optional: false,
+            }],
+            ..Object::default()
+        }),
+    }
+}
+
+/// The limits of a throttle group.
+pub fn limits() -> Definition {
+    plain("ThrottleLimits", PLAIN_LIMITS)
+}
+
+/// The arguments of `object-add`. Beside these there are the `x-` spellings of the limits, which the host judges.
+pub fn object() -> Definition {
+    let member = |name: &'static str, kind, optional| Member {
+        name: name.into(),
+        kind,
+        optional,
+    };
+    Definition {
+        name: "ObjectOptions".into(),
+        kind: Kind::Object(Object {
+            members: vec![
+                member("qom-type", Type::Str, false),
+                member("id", Type::Str, false),
+                member("limits", Type::Named(limits), true),
+            ],
+            variants: None,
+            open: true,
+        }),
+    }
+}
+
+fn of_property<T>(owner: &str, row: &Property<T>) -> Type {
     let words = |words: Vec<Cow<'static, str>>| {
         Type::Made(Box::new(Definition {
             name: format!("{owner} {}", row.name).into(),

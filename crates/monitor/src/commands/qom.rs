@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lunar_host::{ControllerInfo, DeviceInfo, Host};
+use lunar_host::{ControllerInfo, DeviceInfo, Host, Throttling, limit_values};
 use serde_json::{Value, json};
 
 use super::device::ObjectPropertyInfo;
@@ -56,17 +56,27 @@ const CONTROLLER: &[Row<ControllerInfo>] = &[
     }),
 ];
 
+const THROTTLE_GROUP: &[Row<Throttling>] = &[
+    ("type", "string", |_| json!("throttle-group")),
+    ("limits", "ThrottleLimits", |group| {
+        let values = limit_values(&group.limits).into_iter();
+        Value::Object(values.map(|(name, value)| (name, json!(value))).collect())
+    }),
+];
+
 /// The directories of the tree, each with its place in the one above.
 const ROOT: &str = "/";
 const MACHINE: &str = "/machine";
 const NAMED: &str = "/machine/peripheral";
 const UNNAMED: &str = "/machine/peripheral-anon";
+const OBJECTS: &str = "/objects";
 
 enum Object {
     /// Name and type of each child.
     Container(Vec<(String, String)>),
     Disk(Box<DeviceInfo>),
     Controller(Box<ControllerInfo>),
+    ThrottleGroup(Throttling),
 }
 
 /// `qom-list`.
@@ -93,7 +103,16 @@ pub fn list(host: &Arc<Host>, arguments: Path) -> Result<Vec<ObjectPropertyInfo>
             .iter()
             .map(|(name, kind, _)| property(name, kind))
             .collect(),
+        Object::ThrottleGroup(_) => THROTTLE_GROUP
+            .iter()
+            .map(|(name, kind, _)| property(name, kind))
+            .collect(),
     })
+}
+
+/// Refuses a path where there is nothing.
+pub fn check(host: &Arc<Host>, path: &str) -> Result<(), Error> {
+    find(host, path).map(drop)
 }
 
 /// `qom-get`.
@@ -113,6 +132,7 @@ pub fn get(host: &Arc<Host>, arguments: PathProperty) -> Result<Value, Error> {
         Object::Controller(controller) => {
             ("virtio-scsi-pci", read(CONTROLLER, &*controller, &property))
         }
+        Object::ThrottleGroup(group) => ("throttle-group", read(THROTTLE_GROUP, &group, &property)),
     };
     value.ok_or_else(|| Error::generic(format!("Property '{owner}.{property}' not found")))
 }
@@ -129,12 +149,17 @@ fn find(host: &Arc<Host>, path: &str) -> Result<Object, Error> {
         Ok(Object::Container(children.iter().map(owned).collect()))
     };
     match path {
-        ROOT => return container(&[("machine", "container")]),
+        ROOT => return container(&[("machine", "container"), ("objects", "container")]),
         MACHINE => {
             return container(&[
                 ("peripheral", "container"),
                 ("peripheral-anon", "container"),
             ]);
+        }
+        OBJECTS => {
+            let groups = host.throttle_groups().into_iter();
+            let named = groups.map(|group| (group.group, "throttle-group".to_owned()));
+            return Ok(Object::Container(named.collect()));
         }
         NAMED | UNNAMED => {
             let disks = host.devices().into_iter();
@@ -149,6 +174,16 @@ fn find(host: &Arc<Host>, path: &str) -> Result<Object, Error> {
             return Ok(Object::Container(inside.collect()));
         }
         _ => {}
+    }
+    if let Some(name) = path
+        .strip_prefix(OBJECTS)
+        .and_then(|name| name.strip_prefix('/'))
+    {
+        let mut groups = host.throttle_groups().into_iter();
+        let group = groups.find(|group| group.group == name);
+        return group
+            .map(Object::ThrottleGroup)
+            .ok_or_else(|| Error::no_device(path));
     }
     match host.device(path) {
         Ok(Some(disk)) => Ok(Object::Disk(Box::new(disk))),

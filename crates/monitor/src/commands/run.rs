@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lunar_host::{Host, RunState};
+use lunar_host::{Host, RunState, WorkerThread};
 
 use crate::schema::{Empty, qapi};
 use crate::{Error, VersionInfo, VersionTriple};
@@ -38,6 +38,16 @@ qapi! {
         reason: ShutdownCause,
     }
 
+    /// A thread that serves requests.
+    struct IOThreadInfo {
+        id: String,
+        thread_id = "thread-id": i64,
+        poll_max_ns = "poll-max-ns": i64,
+        poll_grow = "poll-grow": i64,
+        poll_shrink = "poll-shrink": i64,
+        aio_max_batch = "aio-max-batch": i64,
+    }
+
     /// A line as people type it.
     struct HumanCommand {
         command_line = "command-line": String,
@@ -67,6 +77,20 @@ pub fn stop(host: &Arc<Host>, _: Empty) -> Result<Empty, Error> {
 pub fn cont(host: &Arc<Host>, _: Empty) -> Result<Empty, Error> {
     host.resume()?;
     Ok(Empty {})
+}
+
+/// `query-iothreads`. A worker looks for work for a fixed time, which neither grows nor shrinks.
+pub fn iothreads(host: &Arc<Host>, _: Empty) -> Result<Vec<IOThreadInfo>, Error> {
+    let workers = host.workers().threads();
+    let info = |worker: WorkerThread| IOThreadInfo {
+        id: worker.name,
+        thread_id: worker.id.into(),
+        poll_max_ns: i64::try_from(worker.spin.as_nanos()).unwrap_or(i64::MAX),
+        poll_grow: 0,
+        poll_shrink: 0,
+        aio_max_batch: 0,
+    };
+    Ok(workers.into_iter().map(info).collect())
 }
 
 /// `query-version`.

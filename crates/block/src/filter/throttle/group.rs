@@ -44,7 +44,8 @@ impl Limits {
         self.named().iter().all(|(_, limit)| limit.average == 0)
     }
 
-    fn named(&self) -> [(&'static str, Limit); 6] {
+    /// Each limit with its name.
+    pub fn named(&self) -> [(&'static str, Limit); 6] {
         [
             ("iops-total", self.iops_total),
             ("iops-read", self.iops_read),

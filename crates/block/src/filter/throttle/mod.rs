@@ -3,15 +3,17 @@
 //! The parameters are QEMU's, and mean the same: leaky buckets ([`bucket`]) for the average of reads, writes and both, with
 //! bursts, shared by the images of a [`ThrottleGroup`] ([`group`]), which take turns. Flushes are not limited. An operation
 //! that a limit keeps waiting keeps its caller waiting, so that there are never more of them than the callers have slots.
+//!
+//! An image can change its group, or leave it, while operations wait: those look for their turn in the new one.
 
 mod bucket;
 mod group;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use lunar_reactor::{Handle, Token};
@@ -31,16 +33,33 @@ pub use group::{Limits, ThrottleGroup};
 #[derive(Debug)]
 pub struct Throttle {
     image: Arc<dyn Image>,
-    group: Arc<ThrottleGroup>,
-    /// Which image of the group it is.
+    membership: Arc<Membership>,
+    /// Which image of its group it is.
     number: usize,
     /// What a node has; limits of a device are no node of their own.
     node: Option<(Policy, Ledger)>,
 }
 
+/// The group that an image is in, as all its data handles have to see it.
+#[derive(Debug)]
+struct Membership {
+    /// Moves with each change, so that handles look at the group only then.
+    generation: AtomicU64,
+    group: Mutex<Option<Arc<ThrottleGroup>>>,
+}
+
+impl Membership {
+    fn group(&self) -> MutexGuard<'_, Option<Arc<ThrottleGroup>>> {
+        self.group.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Throttle {
-    /// Limits a device: with no options, and no statistics, but the image's.
-    pub fn beneath_device(image: Arc<dyn Image>, group: Arc<ThrottleGroup>) -> Arc<Throttle> {
+    /// Limits a device, if it is in a group: with no options, and no statistics, but the image's.
+    pub fn beneath_device(
+        image: Arc<dyn Image>,
+        group: Option<Arc<ThrottleGroup>>,
+    ) -> Arc<Throttle> {
         Throttle::make(image, group, None)
     }
 
@@ -56,28 +75,44 @@ impl Throttle {
         let policy = Policy::above(&image.info(), options, "throttle")?;
         Ok(Throttle::make(
             image,
-            group,
+            Some(group),
             Some((policy, Ledger::default())),
         ))
     }
 
     fn make(
         image: Arc<dyn Image>,
-        group: Arc<ThrottleGroup>,
+        group: Option<Arc<ThrottleGroup>>,
         node: Option<(Policy, Ledger)>,
     ) -> Arc<Throttle> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         Arc::new(Throttle {
             image,
-            group,
+            membership: Arc::new(Membership {
+                generation: AtomicU64::new(0),
+                group: Mutex::new(group),
+            }),
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             node,
         })
     }
 
     /// Its group.
-    pub fn group(&self) -> &Arc<ThrottleGroup> {
-        &self.group
+    pub fn group(&self) -> Option<Arc<ThrottleGroup>> {
+        self.membership.group().clone()
+    }
+
+    /// Puts it into another group, or none. What waits in the old one waits in the new one then, or goes.
+    pub fn set_group(&self, group: Option<Arc<ThrottleGroup>>) {
+        let old = {
+            let mut current = self.membership.group();
+            let old = std::mem::replace(&mut *current, group);
+            self.membership.generation.fetch_add(1, Ordering::Release);
+            old
+        };
+        if let Some(old) = old {
+            old.let_go(|image, _, _| image == self.number);
+        }
     }
 }
 
@@ -91,6 +126,12 @@ impl Image for Throttle {
     }
 
     fn open(&self, reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
+        let (generation, group) = {
+            // Changed together, under the lock.
+            let group = self.membership.group();
+            let generation = self.membership.generation.load(Ordering::Acquire);
+            (generation, group.clone())
+        };
         Ok(Rc::new(ThrottleHandle(Rc::new(Member {
             io: self.image.open(reactor)?,
             reactor: reactor.clone(),
@@ -98,7 +139,9 @@ impl Image for Throttle {
                 .node
                 .as_ref()
                 .map(|(policy, ledger)| ledger.gate(*policy)),
-            group: Arc::clone(&self.group),
+            membership: Arc::clone(&self.membership),
+            generation: Cell::new(generation),
+            group: RefCell::new(group),
             number: self.number,
             pump: Arc::default(),
             held: Parked::default(),
@@ -120,7 +163,9 @@ impl Image for Throttle {
 
     /// Whatever waits goes at once.
     fn end_waits(&self) {
-        self.group.let_go(|image, _, _| image == self.number);
+        if let Some(group) = self.group() {
+            group.let_go(|image, _, _| image == self.number);
+        }
         self.image.end_waits();
     }
 
@@ -143,12 +188,25 @@ impl Image for Throttle {
 
 struct ThrottleHandle(Rc<Member>);
 
+/// Where an operation waits, if it is limited.
+#[inline]
+fn lane(op: &Op) -> Option<Lane> {
+    match op.kind {
+        OpKind::Flush => None,
+        OpKind::Read => Some(Lane::Read),
+        OpKind::Write { .. } | OpKind::Discard | OpKind::WriteZeroes { .. } => Some(Lane::Write),
+    }
+}
+
 /// One reactor's part of an image.
 struct Member {
     io: Rc<dyn DataHandle>,
     reactor: Handle,
     gate: Option<Gate>,
-    group: Arc<ThrottleGroup>,
+    membership: Arc<Membership>,
+    /// The group as this handle knows it, and of which generation it is.
+    generation: Cell<u64>,
+    group: RefCell<Option<Arc<ThrottleGroup>>>,
     number: usize,
     pump: Arc<Pump>,
     held: Parked<Then>,
@@ -160,16 +218,62 @@ struct Member {
 /// What becomes of an operation that waits.
 #[derive(Clone, Copy)]
 enum Then {
-    Starts,
+    /// It starts, unless the group has changed since this generation.
+    Starts(u64),
+    /// It starts, whatever the group says: it is wanted out of the way.
+    Hurries,
     Cancelled,
 }
 
 impl Member {
-    fn wait(this: &Rc<Member>, lane: Lane, op: &Op, token: Token) -> Progress {
-        this.held.insert(token, Then::Starts);
+    /// Learns of a change of group. Whether there was one since `generation`.
+    #[inline]
+    fn has_changed(&self, generation: u64) -> bool {
+        self.membership.generation.load(Ordering::Acquire) != generation
+    }
+
+    #[inline]
+    fn look(&self) {
+        if self.has_changed(self.generation.get()) {
+            self.look_again();
+        }
+    }
+
+    #[cold]
+    fn look_again(&self) {
+        let current = self.membership.group();
+        let generation = self.membership.generation.load(Ordering::Acquire);
+        self.generation.set(generation);
+        self.group.borrow_mut().clone_from(&current);
+    }
+
+    /// Starts an operation, or lets it wait for its turn.
+    #[inline]
+    fn start(this: &Rc<Member>, lane: Lane, op: &mut Op, token: Token) -> Progress {
+        this.look();
+        match &*this.group.borrow() {
+            Some(group) if !group.admits(lane, op.len) => {
+                Member::wait(this, group, lane, op, token)
+            }
+            _ => this.io.start(op, token),
+        }
+    }
+
+    fn wait(
+        this: &Rc<Member>,
+        group: &ThrottleGroup,
+        lane: Lane,
+        op: &Op,
+        token: Token,
+    ) -> Progress {
+        let generation = this.generation.get();
+        this.held.insert(token, Then::Starts(generation));
         this.waiting.set(this.waiting.get() + 1);
-        this.group
-            .join(lane, this.number, (token, op.len), &this.pump);
+        group.join(lane, this.number, (token, op.len), &this.pump);
+        if this.has_changed(generation) {
+            // Whoever changed the group may have been too early to find this one there.
+            group.let_go(|_, pump, other| Arc::ptr_eq(pump, &this.pump) && other == token);
+        }
         if !this.is_pumping.replace(true) {
             this.reactor.spawn(Member::pump(Rc::clone(this)));
         }
@@ -179,7 +283,9 @@ impl Member {
     /// Delivers what the group lets go, as long as anything waits.
     async fn pump(this: Rc<Member>) {
         while this.waiting.get() > 0 {
-            let alarm = this.group.serve(&this.pump);
+            this.look();
+            let group = this.group.borrow().clone();
+            let alarm = group.and_then(|group| group.serve(&this.pump));
             let mut alarm = alarm.map(|time| {
                 let reactor = this.reactor.clone();
                 Box::pin(async move { reactor.sleep(time).await })
@@ -227,21 +333,23 @@ impl DataHandle for ThrottleHandle {
         if let Some(over) = this.gate.as_ref().and_then(|gate| gate.admit(op)) {
             return over;
         }
-        let lane = match op.kind {
-            OpKind::Flush => return self.pass(this.io.start(op, token)),
-            OpKind::Read => Lane::Read,
-            OpKind::Write { .. } | OpKind::Discard | OpKind::WriteZeroes { .. } => Lane::Write,
-        };
-        if this.group.admits(lane, op.len) {
+        let Some(lane) = lane(op) else {
             return self.pass(this.io.start(op, token));
-        }
-        Member::wait(this, lane, op, token)
+        };
+        self.pass(Member::start(this, lane, op, token))
     }
 
     fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress {
         match self.0.held.take(token) {
             None => self.pass(self.0.io.resume(op, token, result)),
-            Some(Then::Starts) => self.pass(self.0.io.start(op, token)),
+            Some(Then::Starts(generation)) if self.0.has_changed(generation) => {
+                // It is not over yet, nor counted twice: only its turn is looked for again.
+                match lane(op) {
+                    Some(lane) => self.pass(Member::start(&self.0, lane, op, token)),
+                    None => self.pass(self.0.io.start(op, token)),
+                }
+            }
+            Some(Then::Starts(_) | Then::Hurries) => self.pass(self.0.io.start(op, token)),
             Some(Then::Cancelled) => self.done(Err(Error::Cancelled)),
         }
     }
@@ -249,15 +357,18 @@ impl DataHandle for ThrottleHandle {
     fn cancel(&self, token: Token, why: Cancel) {
         let this = &self.0;
         let waits = this.held.change(token, |then| {
-            if why == Cancel::Abandoned {
-                *then = Then::Cancelled;
-            }
+            *then = match why {
+                Cancel::Abandoned => Then::Cancelled,
+                _ => Then::Hurries,
+            };
         });
-        match waits {
-            None => this.io.cancel(token, why),
-            Some(()) => this
-                .group
-                .let_go(|_, pump, other| Arc::ptr_eq(pump, &this.pump) && other == token),
+        match (waits, &*this.group.borrow()) {
+            (None, _) => this.io.cancel(token, why),
+            (Some(()), Some(group)) => {
+                group.let_go(|_, pump, other| Arc::ptr_eq(pump, &this.pump) && other == token);
+            }
+            // It has been let go already.
+            (Some(()), None) => {}
         }
     }
 

@@ -1,0 +1,135 @@
+//! Objects that are neither devices nor nodes: throttle groups.
+
+use lunar_block::Limits;
+
+use super::{Error, Model, NodeDriver, Taken, name, record};
+use crate::catalog::{self, ThrottleGroupOptions};
+use crate::keyval::Options;
+use crate::property;
+
+/// Limits with a name, for whoever wants to share them.
+#[derive(Clone, Debug)]
+pub struct ThrottleGroup {
+    /// Its name.
+    pub id: String,
+    /// What it is limited to.
+    pub limits: Limits,
+}
+
+impl Model {
+    /// The throttle groups, by name.
+    pub fn throttle_groups(&self) -> impl Iterator<Item = &ThrottleGroup> {
+        self.groups.values()
+    }
+
+    /// `--object`: declares a throttle group. Returns its name.
+    pub fn add_object(&mut self, mut options: Options) -> Result<String, Error> {
+        let kind = options.take("qom-type");
+        let kind = kind.ok_or(Error::Missing("the object's type"))?;
+        object(&kind)?;
+        let mut group = ThrottleGroupOptions::default();
+        property::apply(&mut group, &kind, &options, catalog::THROTTLE_GROUP)?;
+        let ThrottleGroupOptions { id, limits } = group;
+        let id = id.ok_or(Error::Missing("id=NAME"))?;
+        name::check(&id)?;
+        if self.groups.contains_key(&id) {
+            let taken = Taken::Object;
+            return Err(Error::DuplicateId { id, taken });
+        }
+        limits.check().map_err(Error::Filter)?;
+        let group = ThrottleGroup {
+            id: id.clone(),
+            limits,
+        };
+        self.groups.insert(id.clone(), group);
+        Ok(id)
+    }
+
+    /// Takes a throttle group away that nothing uses.
+    ///
+    /// # Errors
+    /// It is not there or in use.
+    pub fn remove_object(&mut self, id: &str) -> Result<(), Error> {
+        self.check_unused_object(id)?;
+        self.groups.remove(id);
+        Ok(())
+    }
+
+    pub(crate) fn check_unused_object(&self, id: &str) -> Result<(), Error> {
+        if !self.groups.contains_key(id) {
+            return Err(Error::Absent {
+                what: Taken::Object,
+                name: id.to_owned(),
+            });
+        }
+        if let Some(by) = self.user_of_group(id) {
+            let name = id.to_owned();
+            return Err(Error::StillUsed { name, by });
+        }
+        Ok(())
+    }
+
+    /// A node or drive that is limited by this group.
+    fn user_of_group(&self, id: &str) -> Option<String> {
+        let mut nodes = self.nodes();
+        let node = nodes.find(|node| node.driver.throttle_group() == Some(id));
+        let mut drives = self.drives();
+        let mut drive = || drives.find(|drive| drive.throttle_group.as_deref() == Some(id));
+        node.map(|node| format!("node {}", node.name))
+            .or_else(|| drive().map(|drive| format!("drive {}", drive.id)))
+    }
+
+    /// Gives a throttle group other limits.
+    pub(crate) fn set_group_limits(&mut self, id: &str, limits: Limits) -> Result<(), Error> {
+        limits.check().map_err(Error::Filter)?;
+        let group = self.groups.get_mut(id).ok_or_else(|| Error::Absent {
+            what: Taken::Object,
+            name: id.to_owned(),
+        })?;
+        group.limits = limits;
+        Ok(())
+    }
+
+    /// Gives a drive other limits, to share with a group or not.
+    pub(crate) fn set_drive_limits(&mut self, id: &str, limits: Limits, group: Option<String>) {
+        if let Some(drive) = self.drives.get_mut(id) {
+            let declared = drive.record.options();
+            record::set_limits(declared, "throttling", limits);
+            if let Some(group) = &group {
+                declared.set("throttling.group", group);
+            }
+            drive.limits = limits;
+            drive.throttle_group = group;
+        }
+    }
+
+    pub(super) fn check_group(&self, id: &str) -> Result<(), Error> {
+        match self.groups.contains_key(id) {
+            true => Ok(()),
+            false => Err(Error::NoSuchGroup(id.to_owned())),
+        }
+    }
+}
+
+impl NodeDriver {
+    /// The group that limits a throttle node.
+    pub fn throttle_group(&self) -> Option<&str> {
+        match self {
+            NodeDriver::Throttle { group, .. } => Some(group),
+            _ => None,
+        }
+    }
+}
+
+/// The kind of object that is called so.
+pub fn object(name: &str) -> Result<&'static catalog::Object, Error> {
+    let found = catalog::OBJECTS.iter().find(|object| object.name == name);
+    let mut others = catalog::NOT_MADE.iter();
+    found.ok_or_else(|| match others.find(|(other, _)| *other == name) {
+        Some((name, instead)) => Error::NotMade { name, instead },
+        None => Error::NoSuchObject {
+            name: name.to_owned(),
+            names: catalog::OBJECTS.iter().map(|object| object.name).collect(),
+        },
+    })
+}

@@ -1,0 +1,140 @@
+//! Limits of rate, and the objects that have them.
+
+use std::sync::Arc;
+
+use lunar_host::catalog::{self, PlainLimits};
+use lunar_host::keyval::Options;
+use lunar_host::{Host, Limit, Limited, Limits, property};
+use serde_json::Value;
+
+use super::device::object_options;
+use crate::Error;
+use crate::schema::{Empty, qapi};
+
+qapi! {
+    /// A drive (`device`) or a device (`id`), and what it is limited to. 0 is no limit; without any it has none.
+    struct BlockIOThrottle {
+        device: Option<String>,
+        id: Option<String>,
+        bps: u64,
+        bps_rd: u64,
+        bps_wr: u64,
+        iops: u64,
+        iops_rd: u64,
+        iops_wr: u64,
+        bps_max: Option<u64>,
+        bps_rd_max: Option<u64>,
+        bps_wr_max: Option<u64>,
+        iops_max: Option<u64>,
+        iops_rd_max: Option<u64>,
+        iops_wr_max: Option<u64>,
+        bps_max_length: Option<u64>,
+        bps_rd_max_length: Option<u64>,
+        bps_wr_max_length: Option<u64>,
+        iops_max_length: Option<u64>,
+        iops_rd_max_length: Option<u64>,
+        iops_wr_max_length: Option<u64>,
+        iops_size: Option<u64>,
+        group: Option<String>,
+    }
+
+    /// An object.
+    struct ObjectDel {
+        id: String,
+    }
+
+    /// A property of an object, and the value that it is to have.
+    struct QomSet {
+        path: String,
+        property: String,
+        value: Value,
+    }
+}
+
+/// `block_set_io_throttle`.
+pub fn set(host: &Arc<Host>, arguments: BlockIOThrottle) -> Result<Empty, Error> {
+    let limit = |average, burst: Option<u64>, length: Option<u64>| Limit {
+        average,
+        burst: burst.unwrap_or(0),
+        burst_seconds: length.unwrap_or(1),
+    };
+    let a = arguments;
+    let limits = Limits {
+        iops_total: limit(a.iops, a.iops_max, a.iops_max_length),
+        iops_read: limit(a.iops_rd, a.iops_rd_max, a.iops_rd_max_length),
+        iops_write: limit(a.iops_wr, a.iops_wr_max, a.iops_wr_max_length),
+        bps_total: limit(a.bps, a.bps_max, a.bps_max_length),
+        bps_read: limit(a.bps_rd, a.bps_rd_max, a.bps_rd_max_length),
+        bps_write: limit(a.bps_wr, a.bps_wr_max, a.bps_wr_max_length),
+        iops_size: a.iops_size.unwrap_or(0),
+    };
+    let whose = match (&a.device, &a.id) {
+        (Some(drive), None) => Limited::Drive(drive),
+        (None, Some(device)) => Limited::Device(device),
+        _ => return Err(Error::generic("Need exactly one of 'device' and 'id'")),
+    };
+    if let Limited::Drive(drive) = whose
+        && host.model().drive(drive).is_none()
+    {
+        return Err(Error::no_device(drive));
+    }
+    host.set_limits(whose, limits, a.group.as_deref())?;
+    Ok(Empty {})
+}
+
+/// `object-add`.
+pub fn add_object(host: &Arc<Host>, arguments: Value) -> Result<Empty, Error> {
+    let options: Options = object_options(arguments)?;
+    host.add_object(options)?;
+    Ok(Empty {})
+}
+
+/// `object-del`.
+pub fn remove_object(host: &Arc<Host>, arguments: ObjectDel) -> Result<Empty, Error> {
+    let id = arguments.id;
+    if !host.throttle_groups().iter().any(|group| group.group == id) {
+        return Err(Error::generic(format!("object '{id}' not found")));
+    }
+    host.remove_object(&id)?;
+    Ok(Empty {})
+}
+
+/// `qom-set`: the limits of a throttle group are what can be set.
+pub fn set_property(host: &Arc<Host>, arguments: QomSet) -> Result<Empty, Error> {
+    let QomSet {
+        path,
+        property,
+        value,
+    } = arguments;
+    let groups = host.throttle_groups();
+    let name = path.strip_prefix("/objects/").unwrap_or(&path);
+    let Some(group) = groups.into_iter().find(|group| group.group == name) else {
+        // There is no such object, or nothing of it can be set.
+        super::qom::check(host, &path)?;
+        return Err(Error::generic(format!(
+            "Property '{property}' of '{path}' cannot be set"
+        )));
+    };
+    if property != "limits" {
+        return Err(Error::generic(format!(
+            "Property 'throttle-group.{property}' cannot be set; limits can"
+        )));
+    }
+    if !value.is_object() {
+        return Err(Error::generic(
+            "Invalid parameter type for 'limits', expected: object",
+        ));
+    }
+    // What is not said stays, as in QEMU.
+    let mut limits = PlainLimits(group.limits);
+    let options = object_options(value)?;
+    property::apply(
+        &mut limits,
+        "throttle-group",
+        &options,
+        &[catalog::PLAIN_LIMITS],
+    )
+    .map_err(|error| Error::generic(error.to_string()))?;
+    host.set_group_limits(name, limits.0)?;
+    Ok(Empty {})
+}
