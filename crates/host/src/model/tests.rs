@@ -399,7 +399,7 @@ fn mistakes_are_named_with_their_remedy() {
         ),
         (
             "blockdev vmdk,node-name=x,file=y",
-            "no block driver is called \"vmdk\" (there are: file, host_device, raw, qcow2, null-co, memory, blkdebug)",
+            "no block driver is called \"vmdk\" (there are: file, host_device, raw, qcow2, null-co, memory, blkdebug, throttle)",
         ),
         (
             "blockdev qcow2,node-name=x,file.driver=memory,file.size=1M",
