@@ -328,7 +328,7 @@ impl Live {
         let node = self.model.node(declaration.node.as_deref()?)?;
         let size = match &node.driver {
             NodeDriver::Raw { size, .. } => (*size)?,
-            NodeDriver::Null { size, .. } | NodeDriver::Memory { size } => *size,
+            NodeDriver::Null { size, .. } => *size,
             _ => return None,
         };
         let now = self.images.get(&node.name)?.info().size;

@@ -595,3 +595,24 @@ fn the_end_is_told_and_then_nothing_more_is_done() {
     );
     assert!(!place.path("s").exists());
 }
+
+#[test]
+fn the_configuration_is_what_there_is_now() {
+    let place = Place::new(&[CONTROLLER, "blockdev memory,node-name=m,size=1M"]);
+    let host = &place.host;
+    let before = host.configuration();
+    place.add("blockdev null-co,node-name=n").unwrap();
+    place
+        .add("device scsi-hd,drive=n,id=d,scsi-id=3,noshare-rw")
+        .unwrap();
+    host.resize("n", 2 * MIB, true).unwrap();
+    let now = host.configuration();
+    let expected = "[[blockdev]]\ndriver = \"null-co\"\nnode-name = \"n\"\nsize = 2097152\n";
+    assert!(now.contains(expected), "{now}");
+    let expected = "[[device]]\ndriver = \"scsi-hd\"\nid = \"d\"\ndrive = \"n\"\nscsi-id = 3\n\
+                    share-rw = false\nbus = \"scsi0.0\"\nlun = 0\n";
+    assert!(now.contains(expected), "{now}");
+    host.remove_device("d").unwrap();
+    host.remove_node("n").unwrap();
+    assert_eq!(host.configuration(), before);
+}
