@@ -1,11 +1,12 @@
 //! The file of a listening socket: made, replaced if its server has crashed, and removed.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -27,7 +28,8 @@ const BACKLOG: i32 = 128;
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    identity: Option<(u64, u64)>,
+    /// Held open, so that its inode's number cannot be given to another's file.
+    inode: Option<OwnedFd>,
 }
 
 impl SocketFile {
@@ -45,15 +47,23 @@ impl SocketFile {
         .map_err(|source| Error::bind(path, source))?;
         let file = SocketFile {
             path: path.to_path_buf(),
-            identity: identity(path),
+            inode: hold(path).ok(),
         };
         Ok((listener, file))
     }
 }
 
+impl SocketFile {
+    fn is_at_its_path(&self) -> Result<bool, Errno> {
+        let inode = self.inode.as_ref().ok_or(Errno::NOENT)?;
+        let (ours, there) = (rustix::fs::fstat(inode)?, rustix::fs::lstat(&self.path)?);
+        Ok((ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino))
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.identity.is_some() && self.identity == identity(&self.path) {
+        if self.is_at_its_path() == Ok(true) {
             // Nobody is left to be told.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -77,9 +87,10 @@ fn listen(path: &Path, access: Access) -> io::Result<UnixListener> {
     Ok(socket.into())
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let meta = std::fs::symlink_metadata(path).ok()?;
-    Some((meta.dev(), meta.ino()))
+/// The file itself, whatever becomes of its name.
+fn hold(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
 /// Removes a socket file on which nobody listens any more.
