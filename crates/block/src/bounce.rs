@@ -1,10 +1,9 @@
 //! The slow lane of a file: everything that is not one call on the guest's own memory.
 //!
 //! Transfers that `O_DIRECT` does not take go through aligned buffers of our own, a bounded piece at a time; a piece
-//! that begins or ends inside a block of the medium is read, patched and written back under the image's lock, so that
-//! two such writes to one block cannot undo each other. (A write that does suit the medium takes no lock: an initiator
-//! that lets it overlap an unfinished smaller one has asked for either result.) Transfers that the kernel has cut short
-//! are finished here too, and zeroes are written where the medium cannot make them.
+//! that begins or ends inside a block of the medium is read, patched and written back while nobody else writes there, see
+//! [`crate::claim`]. Transfers that the kernel has cut short are finished here too, and zeroes are written where the medium
+//! cannot make them.
 
 use std::sync::Arc;
 
@@ -73,6 +72,8 @@ impl Lane {
     /// Writes what `op` still lacks after `done` bytes.
     pub async fn write(&self, op: Op, mut done: usize, flags: i32) -> Result<(), Errno> {
         let len = op.data.len();
+        // Only what was whole blocks has been begun: it goes on from a block, so that it remains so.
+        done -= done % self.align().request as usize;
         while done < len {
             let offset = op.offset + done as u64;
             done += if self.is_direct() {
@@ -102,11 +103,17 @@ impl Lane {
         let to = (end / block * block).max(from);
         let mut left = [(offset, end), (end, end)];
         if from < to {
-            match self
+            // What is a part of a block the kernel zeroes without disturbing others; patches it knows nothing of.
+            let claim = match &self.shared.claims {
+                Some(claims) => Some(claims.share(from, to - from).await),
+                None => None,
+            };
+            let zeroed = self
                 .reactor
                 .allocate(&self.file, mode, from, to - from)
-                .await
-            {
+                .await;
+            drop(claim);
+            match zeroed {
                 Ok(()) => left = [(offset, from), (to, end)],
                 Err(e) if can_be_written(&e) => {}
                 Err(e) => return Err(errno(&e)),
@@ -138,16 +145,19 @@ impl Lane {
     ) -> Result<(), Errno> {
         let window = self.window(offset, len);
         let whole = window.start == offset && window.len == len;
-        let _patching = if whole {
-            None
-        } else {
-            Some(self.shared.patching.lock().await)
+        let _claim = match &self.shared.claims {
+            Some(claims) if whole => Some(claims.share(offset, len as u64).await),
+            Some(claims) => Some(claims.exclude(window.start, window.len as u64).await),
+            // Every operation is whole blocks.
+            None => None,
         };
         let mut buf = if whole {
             self.buffer(len)
         } else {
             self.fill(&window).await?
         };
+        #[cfg(test)]
+        tests::dawdle(&self.reactor).await;
         let from = window.inside(offset);
         if let Some(part) = buf.get_mut(from..from + len) {
             match source {
@@ -162,7 +172,10 @@ impl Lane {
 
     /// Reads whole blocks into memory of our own.
     pub async fn read_own(&self, offset: u64, len: usize) -> Result<AlignedBuf, Errno> {
-        self.fill(&Window { start: offset, len }).await
+        let buf = self.fill(&Window { start: offset, len }).await;
+        #[cfg(test)]
+        tests::dawdle(&self.reactor).await;
+        buf
     }
 
     /// Writes whole blocks from memory of our own.
@@ -291,3 +304,6 @@ fn can_be_written(error: &std::io::Error) -> bool {
 fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use crate::bounce::Lane;
+use crate::claim::Claims;
 use crate::filter::{Gate, Ledger, Policy};
 use crate::host::{Align, Expect, HostFile};
 use crate::op::Step;
@@ -35,8 +36,17 @@ pub(crate) struct FileImage {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub host: HostFile,
-    /// Held while a block of the medium is read, changed in part and written back.
-    pub patching: tokio::sync::Mutex<()>,
+    /// Where the medium's blocks are longer than those of an operation can be.
+    pub claims: Option<Arc<Claims>>,
+}
+
+impl Shared {
+    pub fn new(host: HostFile) -> Shared {
+        Shared {
+            claims: (host.align.request > 512).then(|| Arc::new(Claims::new())),
+            host,
+        }
+    }
 }
 
 /// Opens a file or a device.
@@ -51,10 +61,7 @@ pub(crate) fn open(
         policy: Policy::new(options, host.can_punch),
         ledger: Ledger::default(),
         size: AtomicU64::new(whole(end)),
-        shared: Arc::new(Shared {
-            host,
-            patching: tokio::sync::Mutex::new(()),
-        }),
+        shared: Arc::new(Shared::new(host)),
     }))
 }
 
@@ -88,6 +95,7 @@ impl Image for FileImage {
                 shared: Arc::clone(&self.shared),
             }),
             align: self.shared.host.align,
+            claims: self.shared.claims.clone(),
             gate: self.ledger.gate(self.policy),
         }))
     }
@@ -129,6 +137,8 @@ impl Image for FileImage {
 struct FileHandle {
     lane: Rc<Lane>,
     align: Align,
+    /// As in [`Shared`].
+    claims: Option<Arc<Claims>>,
     gate: Gate,
 }
 
@@ -151,6 +161,25 @@ impl FileHandle {
                 .segments()
                 .iter()
                 .all(|s| s.iov_base.addr() as u64 & memory == 0 && s.iov_len as u64 & request == 0)
+    }
+
+    /// Claims the place that `op`, which suits, will write to until the kernel has done so. `false`: it has to wait.
+    #[inline]
+    fn claim(&self, op: &Op) -> bool {
+        match &self.claims {
+            Some(claims) if op.kind.writes() => claims.try_share(op.offset, op.len),
+            _ => true,
+        }
+    }
+
+    /// Ends what [`FileHandle::claim`] has begun.
+    #[inline]
+    fn unclaim(&self, op: &Op) {
+        if let Some(claims) = &self.claims
+            && op.kind.writes()
+        {
+            claims.unshare(op.offset, op.len);
+        }
     }
 
     /// Gives the next step of `op` to the kernel.
@@ -204,7 +233,7 @@ impl DataHandle for FileHandle {
         if let Some(over) = self.gate.admit(op) {
             return over;
         }
-        if self.suits(op) {
+        if self.suits(op) && self.claim(op) {
             return self.submit(op, token);
         }
         if matches!(op.kind, OpKind::Read | OpKind::Write { .. }) {
@@ -214,11 +243,14 @@ impl DataHandle for FileHandle {
     }
 
     fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress {
+        if op.step != Step::Task && matches!(-result, libc::EINTR | libc::EAGAIN) {
+            return self.submit(op, token);
+        }
+        if op.step == Step::Whole {
+            self.unclaim(op);
+        }
         let done = match usize::try_from(result) {
             Ok(done) => done,
-            Err(_) if op.step != Step::Task && matches!(-result, libc::EINTR | libc::EAGAIN) => {
-                return self.submit(op, token);
-            }
             Err(_) if op.step == Step::Whole && cannot_zero(op.kind, -result) => {
                 return self.hand_over(op, 0, token);
             }

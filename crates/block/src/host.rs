@@ -81,6 +81,8 @@ impl HostFile {
                 request: 1,
             }
         };
+        #[cfg(test)]
+        let align = tests::pretend(align);
         let (can_punch, granularity) = if is_device {
             device_discard(stat.st_rdev)
         } else {
@@ -376,8 +378,22 @@ fn device_discard(device: u64) -> (bool, u32) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        /// What files that this thread opens shall want of offsets and lengths, whatever they are on.
+        pub(crate) static REQUEST_ALIGN: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn pretend(align: Align) -> Align {
+        Align {
+            request: REQUEST_ALIGN.get().unwrap_or(align.request),
+            ..align
+        }
+    }
 
     #[test]
     fn an_open_error_names_its_remedy() {

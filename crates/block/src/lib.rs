@@ -33,6 +33,7 @@ mod allocation;
 mod bounce;
 mod buffer;
 mod cancel;
+mod claim;
 mod file;
 mod filter;
 mod host;

@@ -28,6 +28,14 @@ pub enum OpKind {
     },
 }
 
+impl OpKind {
+    /// Whether it changes what the image holds.
+    #[inline]
+    pub(crate) fn writes(self) -> bool {
+        !matches!(self, OpKind::Read | OpKind::Flush)
+    }
+}
+
 /// One operation on an image. Offsets and lengths are in bytes; the crate documentation says who checks what.
 #[derive(Clone, Copy, Debug)]
 pub struct Op {

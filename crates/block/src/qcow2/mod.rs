@@ -178,11 +178,7 @@ fn open_file(
     files: &mut Vec<QcowFile>,
 ) -> Result<QcowFile, Error> {
     let host = HostFile::open(path, Expect::Any, options, resizes)?;
-    let shared = Shared {
-        host,
-        patching: tokio::sync::Mutex::new(()),
-    };
-    let file = QcowFile::new(shared, options.no_flush, options.discard_unmap);
+    let file = QcowFile::new(Shared::new(host), options.no_flush, options.discard_unmap);
     files.push(file.clone());
     Ok(file)
 }
