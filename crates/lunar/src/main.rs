@@ -6,7 +6,7 @@
 //! Both come from a configuration file, too, which `lunar check-config` looks at ([`config`]).
 //! A running server tells what it does to Prometheus ([`metrics`]), to its log ([`log`]) and to the service manager
 //! ([`service`]).
-//! `lunar probe` looks at such a socket from the guest's side ([`probe`]), `lunar bench` puts a load on it ([`bench`]).
+//! `lunar probe` looks at such a socket from the guest's side ([`probe`]), `lunar bench` puts a load on it ([`mod@bench`]).
 //!
 //! Standard output is for results, standard error for messages and logs. The exit status is 2 when the command line is
 //! wrong, 1 when something failed at run time, 0 otherwise.
