@@ -616,3 +616,37 @@ fn the_configuration_is_what_there_is_now() {
     host.remove_node("n").unwrap();
     assert_eq!(host.configuration(), before);
 }
+
+#[test]
+fn a_disk_that_an_error_has_stopped_goes_on_when_the_fault_has_been_taken_away() {
+    let place = Place::new(&[
+        CONTROLLER,
+        "blockdev memory,node-name=m,size=1M",
+        "blockdev blkdebug,node-name=b,image=m,inject-error.0.iotype=write,inject-error.0.errno=28",
+        "device scsi-hd,drive=b,id=d0,werror=stop",
+    ]);
+    let host = &place.host;
+    let mut guest = place.guest("s");
+    guest.attentions(0, 0);
+    let events = host.events();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| guest.write(0, 0, 5, 0xAB));
+        let failed = events.next().unwrap().event;
+        assert!(
+            matches!(failed, Event::BlockIoError { nospace: true, .. }),
+            "{failed:?}"
+        );
+        assert_eq!(events.next().unwrap().event, Event::Stop);
+        assert_eq!(host.status(), RunState::IoError);
+        assert!(!writing.is_finished(), "the guest waits");
+
+        let mended = "blkdebug,node-name=b,image=m";
+        let mended = lunar_host::keyval::Options::parse(mended, lunar_host::keyval::BLOCKDEV);
+        host.reopen([mended.unwrap()]).unwrap();
+        host.resume().unwrap();
+        assert_eq!(events.next().unwrap().event, Event::Resume);
+        writing.join().unwrap();
+    });
+    assert_eq!(host.status(), RunState::Running);
+    assert_eq!(guest.read(0, 0, 5)[0], 0xAB);
+}
