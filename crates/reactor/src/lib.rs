@@ -20,7 +20,7 @@
 //! # Threading
 //! Nothing here is `Send` except [`Remote`], through which other threads send typed messages, and the wakers of
 //! tasks, so that a lock shared between reactors can wake a task of another one. Messages are handled in order; an
-//! answered message is therefore a barrier. What the ring cannot do without blocking a task gives to [`offload`], whose
+//! answered message is therefore a barrier. What the ring cannot do without blocking a task gives to [`offload()`], whose
 //! few threads belong to the process, not to a reactor.
 //!
 //! # Errors
