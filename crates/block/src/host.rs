@@ -72,7 +72,15 @@ impl HostFile {
         check_type(&stat, expect).map_err(refuse)?;
         let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
 
-        acquire(fd.as_fd(), options, resizes).map_err(refuse)?;
+        acquire(fd.as_fd(), options, resizes).map_err(|refusal| match refusal {
+            Refusal::InUse(permission) => {
+                let what = explain_in_use(permission, options);
+                Error::InUse(format!("{}: {what}", path.display()))
+            }
+            Refusal::Host(errno) => refuse(format!(
+                "the file system cannot lock the image ({errno}); open it with locking=off"
+            )),
+        })?;
         let align = if options.direct {
             direct_align(fd.as_fd(), is_device).map_err(refuse)?
         } else {
@@ -275,7 +283,7 @@ fn check_type(stat: &fs::Stat, expect: Expect) -> Result<(), String> {
     }
 }
 
-fn acquire(fd: BorrowedFd<'_>, options: &NodeOptions, resizes: bool) -> Result<(), String> {
+fn acquire(fd: BorrowedFd<'_>, options: &NodeOptions, resizes: bool) -> Result<(), Refusal> {
     let read = Permissions::CONSISTENT_READ;
     let mut shared = read.and(Permissions::WRITE_UNCHANGED);
     let mut used = read;
@@ -296,19 +304,17 @@ fn acquire(fd: BorrowedFd<'_>, options: &NodeOptions, resizes: bool) -> Result<(
     if options.force_share {
         shared = shared.and(Permissions::WRITE).and(Permissions::RESIZE);
     }
-    lock::acquire(fd, used, shared, options.locking).map_err(|refusal| match refusal {
-        Refusal::InUse(permission) => format!(
-            "another process is using the image (it holds the \"{permission}\" lock); stop that process, {}",
-            if options.read_only {
-                "or open the image with force-share=on"
-            } else {
-                "or open the image with read-only=on,force-share=on"
-            }
-        ),
-        Refusal::Host(errno) => {
-            format!("the file system cannot lock the image ({errno}); open it with locking=off")
-        }
-    })
+    lock::acquire(fd, used, shared, options.locking)
+}
+
+fn explain_in_use(permission: &str, options: &NodeOptions) -> String {
+    let remedy = match options.read_only {
+        true => "or open the image with force-share=on",
+        false => "or open the image with read-only=on,force-share=on",
+    };
+    format!(
+        "another process is using the image (it holds the \"{permission}\" lock); stop that process, {remedy}"
+    )
 }
 
 /// Asks the kernel (since Linux 6.1), else tries.

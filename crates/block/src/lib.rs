@@ -218,6 +218,9 @@ pub enum Error {
     /// The image cannot be opened: the message names the file, what is wrong, and the remedy.
     #[error("{0}")]
     Open(String),
+    /// The image cannot be opened, because somebody else has a lock on it: the message is of the same kind.
+    #[error("{0}")]
+    InUse(String),
 }
 
 impl Error {
@@ -233,7 +236,8 @@ impl Error {
             | Error::Unsupported
             | Error::Cancelled
             | Error::Resize(_)
-            | Error::Open(_) => false,
+            | Error::Open(_)
+            | Error::InUse(_) => false,
         }
     }
 

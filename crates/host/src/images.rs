@@ -1,6 +1,8 @@
 //! The images behind declared nodes, each open once.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use lunar_block::{
@@ -136,7 +138,12 @@ impl Images {
                 return Ok(self.keep(node, made.clone(), Filter::Throttle(made)));
             }
         };
-        let image = open_node(driver, &options).map_err(|source| refuse(node, &source))?;
+        let image = open_node(driver, &options).map_err(|source| match &source {
+            BlockError::InUse(_) => self
+                .refuse_second(model, node)
+                .unwrap_or_else(|| refuse(node, &source)),
+            _ => refuse(node, &source),
+        })?;
         Ok(self.keep(node, image, Filter::None))
     }
 
@@ -155,6 +162,29 @@ impl Images {
             }
         }
         image
+    }
+
+    /// What to say of a node whose file is locked by another node of ours, if it is.
+    fn refuse_second(&self, model: &Model, node: &Node) -> Option<ImageError> {
+        let wanted = identity(model, node)?;
+        let mut others = model.nodes().filter(|other| {
+            other.name != node.name
+                && self.open.contains_key(&other.name)
+                && identity(model, other) == Some(wanted)
+        });
+        let other = others.next()?;
+        let mut drives = model.drives().filter(|drive| drive.node == other.name);
+        let (holder, with) = match drives.next() {
+            Some(drive) => (format!("drive {}", drive.id), &drive.id),
+            None => (format!("node {}", other.name), &other.name),
+        };
+        let path = filename(model, node)?.display();
+        Some(refuse(
+            node,
+            &BlockError::Open(format!(
+                "{path}: {holder} has it open already; for a second path to the same disk, give the device drive={with}"
+            )),
+        ))
     }
 
     /// Makes everything durable and lets go of the images; all are closed even if some fail.
@@ -192,6 +222,20 @@ impl Images {
         let missing = || ImageError(format!("there is no node {name:?}"));
         model.node(name).ok_or_else(missing)
     }
+}
+
+/// The file that a node is in, whatever is between.
+fn filename<'a>(model: &'a Model, node: &'a Node) -> Option<&'a Path> {
+    match &node.driver {
+        NodeDriver::File { filename } | NodeDriver::HostDevice { filename } => Some(filename),
+        driver => filename(model, model.node(driver.file()?)?),
+    }
+}
+
+/// The same file has the same, whatever it is called.
+fn identity(model: &Model, node: &Node) -> Option<(u64, u64)> {
+    let found = std::fs::metadata(filename(model, node)?).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Whether a node and those beneath it have one user each at most.

@@ -282,7 +282,7 @@ fn within(value: u64, range: &RangeInclusive<u64>) -> Result<u64, String> {
 }
 
 /// `4096`, `0x1000`, `10G`, `1.5T`.
-fn size(text: &str) -> Option<u64> {
+pub fn size(text: &str) -> Option<u64> {
     if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         let plain = hex.bytes().all(|b| b.is_ascii_hexdigit());
         return plain.then(|| u64::from_str_radix(hex, 16).ok()).flatten();

@@ -63,6 +63,8 @@ pub struct DeviceInfo {
     pub removable: bool,
     /// Whether it stays.
     pub state: DeviceState,
+    /// An error has stopped it: what has failed waits to be repeated.
+    pub stopped: bool,
     /// What was done with it, through all its paths.
     pub stats: BlockStats,
 }
@@ -233,6 +235,7 @@ impl Live {
             read_only: info.is_some_and(|info| info.read_only),
             removable: options.config.removable,
             state: self.state(&disk.path),
+            stopped: self.units.is_stopped(&disk.node),
             stats: image.map_or_else(BlockStats::default, |image| image.stats().into()),
         }
     }

@@ -58,6 +58,13 @@ impl Units {
         self.made.values().map(|made| &made.policy)
     }
 
+    /// Whether an error has stopped the unit that shows a node.
+    pub fn is_stopped(&self, node: &str) -> bool {
+        self.made
+            .get(node)
+            .is_some_and(|made| made.policy.is_stopped())
+    }
+
     /// The logical unit that `disk` shows, for one path more. The first path in a port group brings the group's access
     /// state.
     pub fn acquire(

@@ -1,9 +1,13 @@
 //! The command line: its grammar, its help, and the spellings that QEMU users have in their fingers.
 
+mod client;
+
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use client::{At, Attach, Detach, Events, Ls, Resize, Stats};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -26,6 +30,24 @@ pub enum Command {
     /// Serve disks to virtual machines
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Box<Serve>),
+    /// List the controllers and disks of a running server
+    Ls(Ls),
+    /// Give a running server's guest another disk
+    Attach(Attach),
+    /// Take a disk or a controller away
+    Detach(Detach),
+    /// Give a disk another size
+    Resize(Resize),
+    /// Show what is done with the disks
+    Stats(Stats),
+    /// Print what happens, as it happens
+    Events(Events),
+    /// Let requests wait
+    #[command(visible_alias = "stop", after_help = client::PAUSE_HELP)]
+    Pause(At),
+    /// Let requests and stopped disks go on
+    #[command(visible_alias = "resume", after_help = client::CONT_HELP)]
+    Cont(At),
     /// Talk to a running server in the words of QEMU's monitor
     Monitor(Monitor),
     /// Say whether a configuration file is right, and if not, where it is wrong
@@ -79,7 +101,7 @@ pub struct Serve {
     #[arg(long, value_name = "PROPERTIES")]
     pub device: Vec<String>,
 
-    /// Take commands here: unix:PATH or stdio, in QMP (repeatable)
+    /// Take commands here, too: unix:PATH or stdio, in QMP (repeatable); none: not even where lunar ls looks for servers
     #[arg(long, visible_alias = "qmp", value_name = "PLACE", value_parser = crate::monitors::place)]
     pub monitor: Vec<crate::monitors::Place>,
 
@@ -113,9 +135,12 @@ pub struct Serve {
 #[derive(Debug, Args)]
 #[command(after_help = MONITOR_EXAMPLES)]
 pub struct Monitor {
-    /// The server's monitor: the PATH of its --monitor unix:PATH
-    #[arg(value_name = "SOCKET")]
-    pub socket: PathBuf,
+    /// The server's monitor, as with --monitor
+    #[arg(value_name = "SOCKET", conflicts_with = "monitor", value_parser = client::socket)]
+    pub socket: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub at: At,
 }
 
 /// `lunar check-config`.
@@ -131,9 +156,12 @@ pub struct CheckConfig {
 pub enum Config {
     /// Print what there is now as a file for --config
     Dump {
-        /// The server's monitor: the PATH of its --monitor unix:PATH
-        #[arg(value_name = "SOCKET")]
-        socket: PathBuf,
+        /// The server's monitor, as with --monitor
+        #[arg(value_name = "SOCKET", conflicts_with = "monitor", value_parser = client::socket)]
+        socket: Option<PathBuf>,
+
+        #[command(flatten)]
+        at: At,
     },
 }
 
@@ -154,8 +182,8 @@ Examples:
   lunar serve --socket-path /run/vm1.sock disk.qcow2     serve an image; prints QEMU's side of it
   lunar serve --device help                              list the devices
   lunar serve --device scsi-hd,help                      list the properties of a device
-  lunar serve --monitor unix:/run/vm1.qmp …              take commands while serving
-  lunar monitor /run/vm1.qmp                             give them
+  lunar ls                                               list what the running server serves
+  lunar attach data.qcow2                                give its guest another disk
   lunar probe /run/vm1.sock                              list what a guest would find there
   lunar bench --busy-poll /run/vm1.sock                  measure how fast it is";
 

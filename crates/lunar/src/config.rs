@@ -1,25 +1,21 @@
 //! Configuration files: `lunar check-config` says what `lunar serve --config` would say about one, without opening an
 //! image; `lunar config dump` asks a running server for one.
 
-use anyhow::{Context, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::args::{CheckConfig, Config, Serve};
-use crate::console::Link;
-use crate::{Failure, declare, qemu, say};
+use crate::args::{At, CheckConfig, Config, Serve};
+use crate::{Failure, client, declare, qemu, say};
 
 /// Asks for what there is.
 pub fn config(options: &Config) -> Result<(), Failure> {
-    let Config::Dump { socket } = options;
+    let Config::Dump { socket, at } = options;
+    let monitor = socket.as_ref().or(at.monitor.as_ref()).cloned();
     let ask = || {
-        let answer = Link::to(socket, drop)?.ask(&json!({"execute": "x-lunar-config"}))?;
-        if let Some(error) = answer.pointer("/error/desc").and_then(Value::as_str) {
-            bail!("{error}");
-        }
-        let text = answer.get("return").and_then(Value::as_str);
-        text.map(str::to_owned).context("an answer without content")
+        let mut client = client::connect(&At { monitor })?;
+        Ok(client.execute("x-lunar-config", json!({}))?)
     };
-    say(&ask().map_err(Failure::Runtime)?);
+    let text: String = ask().map_err(Failure::Runtime)?;
+    say(&text);
     Ok(())
 }
 

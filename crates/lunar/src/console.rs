@@ -4,55 +4,52 @@
 //! as they come, also while a line is being typed.
 
 use std::cell::RefCell;
-use std::io::{BufRead, BufReader, IsTerminal, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 
-use anyhow::{Context, anyhow, bail};
 use lunar_host::catalog::DEVICES;
 use lunar_monitor::hmp::{Completes, ROWS};
+use lunar_monitor::{Client, ClientError};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
-use rustyline::{Editor, ExternalPrinter};
+use rustyline::{CompletionType, Config, Editor, ExternalPrinter};
 use rustyline::{Helper, Highlighter, Hinter, Validator};
 use serde_json::{Value, json};
 
-use crate::args::Monitor;
+use crate::args::{At, Monitor};
+use crate::client::listen;
 use crate::{Failure, say};
 
 /// Runs until the user or the server has had enough.
-pub fn run(options: &Monitor) -> Result<(), Failure> {
-    talk(options).map_err(Failure::Runtime)
+pub fn run(options: Monitor) -> Result<(), Failure> {
+    let monitor = options.socket.or(options.at.monitor);
+    talk(&At { monitor }).map_err(Failure::Runtime)
 }
 
-fn talk(options: &Monitor) -> anyhow::Result<()> {
-    let path = options.socket.display();
-    let stream = UnixStream::connect(&options.socket).with_context(|| {
-        format!("{path}: no server takes commands here; start one with --monitor unix:{path}")
-    })?;
-    let mut editor: Editor<Words, FileHistory> = Editor::new()?;
+fn talk(at: &At) -> anyhow::Result<()> {
     let interactive = std::io::stdin().is_terminal();
-    let show: Show = match editor.create_external_printer() {
+    // A list lets events be shown while somebody chooses, a cycle does not.
+    let config = Config::builder().completion_type(CompletionType::List);
+    let mut editor: Editor<Words, FileHistory> = Editor::with_config(config.build())?;
+    let mut show: Show = match editor.create_external_printer() {
         Ok(mut printer) if interactive => Box::new(move |text| {
             let _ = printer.print(text);
         }),
         _ => Box::new(|text| say(&text)),
     };
-    let link = Rc::new(RefCell::new(Link::open(stream, show)?));
-    editor.set_helper(Some(Words(Rc::clone(&link))));
+    let client = listen(at, move |event| show(line_of(&event)))?;
+    let client = Rc::new(RefCell::new(client));
+    editor.set_helper(Some(Words(Rc::clone(&client))));
     let history = history();
     if let Some(path) = &history {
         // There may be none yet.
         let _ = editor.load_history(path);
     }
     if interactive {
-        say(&format!(
-            "{}. Type help for the commands.\n",
-            link.borrow().server
-        ));
+        let server = client.borrow().server().to_owned();
+        say(&format!("{server}. Type help for the commands.\n"));
     }
     let prompt = if interactive { "(lunar) " } else { "" };
     let outcome = loop {
@@ -61,10 +58,14 @@ fn talk(options: &Monitor) -> anyhow::Result<()> {
             Ok(line) => {
                 // A history that cannot grow is no reason to stop.
                 let _ = editor.add_history_entry(&line);
-                match link.borrow_mut().carry_out(&line) {
+                let mut client = client.borrow_mut();
+                match carry_out(&mut client, line.trim()) {
+                    Ok(_) | Err(ClientError::Gone) if line.trim() == "quit" => {
+                        client.wait_for_end();
+                        break Ok(());
+                    }
                     Ok(answer) => say(&answer),
-                    Err(_) if line.trim() == "quit" => break Ok(()),
-                    Err(error) => break Err(error),
+                    Err(error) => break Err(error.into()),
                 }
             }
             Err(ReadlineError::Interrupted) => {}
@@ -79,6 +80,20 @@ fn talk(options: &Monitor) -> anyhow::Result<()> {
     outcome
 }
 
+/// What the server answers to a line, as it is to be shown.
+fn carry_out(client: &mut Client, line: &str) -> Result<String, ClientError> {
+    if !line.starts_with('{') {
+        return match client.line(line) {
+            Err(ClientError::Refused(reason)) => Ok(format!("Error: {reason}\n")),
+            answer => answer,
+        };
+    }
+    match serde_json::from_str(line) {
+        Ok(command) => Ok(format!("{:#}\n", client.ask(&command)?)),
+        Err(error) => Ok(format!("not JSON: {error}\n")),
+    }
+}
+
 /// Shows a text beside what is being typed.
 type Show = Box<dyn FnMut(String) + Send>;
 
@@ -90,117 +105,27 @@ fn history() -> Option<PathBuf> {
     Some(directory.join("lunar/monitor_history"))
 }
 
-/// The connection: answers come in the order of the commands, events at any time.
-pub struct Link {
-    stream: UnixStream,
-    answers: Receiver<Value>,
-    /// What the server says it is.
-    server: String,
+/// `DEVICE_DELETED {"device":"disk1",…}`.
+fn line_of(event: &Value) -> String {
+    let name = event.get("event").and_then(Value::as_str);
+    let data = event.get("data").map(|data| format!(" {data}"));
+    format!("{}{}\n", name.unwrap_or("?"), data.unwrap_or_default())
 }
 
-impl Link {
-    /// Talks to the server whose monitor is at `path`.
-    pub fn to(path: &Path, show: impl FnMut(String) + Send + 'static) -> anyhow::Result<Link> {
-        let stream = UnixStream::connect(path).with_context(|| {
-            let path = path.display();
-            format!("{path}: no server takes commands here; start one with --monitor unix:{path}")
-        })?;
-        Link::open(stream, show)
-    }
-
-    fn open(stream: UnixStream, show: impl FnMut(String) + Send + 'static) -> anyhow::Result<Link> {
-        let mut reader = BufReader::new(stream.try_clone()?);
-        let mut greeting = String::new();
-        reader.read_line(&mut greeting)?;
-        let greeting: Value =
-            serde_json::from_str(&greeting).context("what answers there speaks no QMP")?;
-        let text = |pointer: &str| greeting.pointer(pointer).and_then(Value::as_str);
-        if let Some(refusal) = text("/error/desc") {
-            bail!("{refusal}");
-        }
-        let server = text("/QMP/version/package");
-        let server = server
-            .context("what answers there speaks no QMP")?
-            .to_owned();
-        let (sender, answers) = channel();
-        std::thread::spawn(move || receive(reader, &sender, show));
-        let mut link = Link {
-            stream,
-            answers,
-            server,
-        };
-        link.ask(&json!({"execute": "qmp_capabilities"}))?;
-        Ok(link)
-    }
-
-    /// What the server answers to a line, as it is to be shown.
-    fn carry_out(&mut self, line: &str) -> anyhow::Result<String> {
-        if line.trim_start().starts_with('{') {
-            let command: Value = match serde_json::from_str(line) {
-                Ok(command) => command,
-                Err(error) => return Ok(format!("not JSON: {error}\n")),
-            };
-            return Ok(format!("{:#}\n", self.ask(&command)?));
-        }
-        let command = json!({
-            "execute": "human-monitor-command",
-            "arguments": {"command-line": line.trim()}
-        });
-        let answer = self.ask(&command)?;
-        let text = answer.get("return").and_then(Value::as_str);
-        let error = || answer.pointer("/error/desc").and_then(Value::as_str);
-        Ok(match text {
-            Some(text) => text.to_owned(),
-            None => format!(
-                "Error: {}\n",
-                error().unwrap_or("an answer without content")
-            ),
-        })
-    }
-
-    /// The whole answer to a command.
-    pub fn ask(&mut self, command: &Value) -> anyhow::Result<Value> {
-        let gone = || anyhow!("the server has closed the connection");
-        writeln!(self.stream, "{command}").map_err(|_| gone())?;
-        self.answers.recv().map_err(|_| gone())
-    }
-
-    /// The strings at `pointer` in each element of an answer.
-    fn names(&mut self, command: &Value, pointer: &str) -> Vec<String> {
-        let Ok(answer) = self.ask(command) else {
-            return Vec::new();
-        };
-        let elements = answer.get("return").and_then(Value::as_array);
-        let names = elements.into_iter().flatten();
-        names
-            .filter_map(|element| element.pointer(pointer)?.as_str())
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
-/// Hands answers on and shows events, until the connection ends.
-fn receive(reader: BufReader<UnixStream>, answers: &Sender<Value>, mut show: impl FnMut(String)) {
-    for line in reader.lines() {
-        let Ok(message) = line
-            .map_err(anyhow::Error::from)
-            .and_then(|line| Ok(serde_json::from_str::<Value>(&line)?))
-        else {
-            return;
-        };
-        if let Some(event) = message.get("event").and_then(Value::as_str) {
-            let data = message.get("data").map(|data| format!(" {data}"));
-            show(format!("{event}{}\n", data.unwrap_or_default()));
-        } else if answers.send(message).is_err() {
-            return;
-        }
-    }
+/// The strings at `pointer` in each element of an answer.
+fn names(client: &mut Client, command: &str, arguments: Value, pointer: &str) -> Vec<String> {
+    let elements: Vec<Value> = client.execute(command, arguments).unwrap_or_default();
+    elements
+        .iter()
+        .filter_map(|element| element.pointer(pointer)?.as_str())
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// What can be completed.
 #[derive(Helper, Hinter, Highlighter, Validator)]
-struct Words(Rc<RefCell<Link>>);
+struct Words(Rc<RefCell<Client>>);
 
 impl Words {
     fn candidates(&self, line: &str) -> Vec<String> {
@@ -210,8 +135,7 @@ impl Words {
             let rest = typed.strip_prefix(row.name);
             rest.is_some_and(|rest| rest.starts_with(' '))
         });
-        let query = |command: &str| json!({"execute": command});
-        let mut link = self.0.borrow_mut();
+        let client = &mut *self.0.borrow_mut();
         match row.map(|row| row.completes) {
             None => commands(),
             Some(Completes::Nothing) if typed.starts_with("help ") => commands(),
@@ -221,16 +145,15 @@ impl Words {
                 .map(|device| device.name.to_owned())
                 .collect(),
             Some(Completes::Device) => {
-                let command = json!({
-                    "execute": "qom-list",
-                    "arguments": {"path": "/machine/peripheral"}
-                });
-                let mut names = link.names(&command, "/name");
+                let path = json!({"path": "/machine/peripheral"});
+                let mut names = names(client, "qom-list", path, "/name");
                 names.retain(|name| name != "type");
                 names
             }
-            Some(Completes::Drive) => link.names(&query("query-block"), "/device"),
-            Some(Completes::Node) => link.names(&query("query-named-block-nodes"), "/node-name"),
+            Some(Completes::Drive) => names(client, "query-block", json!({}), "/device"),
+            Some(Completes::Node) => {
+                names(client, "query-named-block-nodes", json!({}), "/node-name")
+            }
         }
     }
 }

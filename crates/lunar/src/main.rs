@@ -2,7 +2,8 @@
 //!
 //! `lunar serve` reads declarations in QEMU's words ([`declare`]), has them served ([`serve`]; the objects and what they
 //! do are the `lunar-host` crate's), and prints what to add to QEMU ([`qemu`]).
-//! Commands come to a running server through its monitors ([`monitors`]), from programs or from `lunar monitor` ([`console`]).
+//! Commands come to a running server through its monitors ([`monitors`]; [`runtime`] is about the one that every server
+//! has), from programs, from `lunar monitor` ([`console`]), or from `lunar ls` and its like ([`client`]).
 //! Both come from a configuration file, too, which `lunar check-config` looks at ([`config`]).
 //! A running server tells what it does to Prometheus ([`metrics`]), to its log ([`log`]) and to the service manager
 //! ([`service`]).
@@ -18,6 +19,7 @@
 
 mod args;
 mod bench;
+mod client;
 mod config;
 mod console;
 mod declare;
@@ -26,6 +28,7 @@ mod metrics;
 mod monitors;
 mod probe;
 mod qemu;
+mod runtime;
 mod serve;
 mod service;
 
@@ -63,7 +66,15 @@ fn main() -> ExitCode {
     }
     let outcome = match CommandLine::parse_from(args::translate(arguments)).command {
         Command::Serve(serve) => serve::run(&serve),
-        Command::Monitor(options) => console::run(&options),
+        Command::Ls(options) => client::ls::run(&options),
+        Command::Attach(options) => client::attach::run(&options),
+        Command::Detach(options) => client::detach::run(&options),
+        Command::Resize(options) => client::resize::run(&options),
+        Command::Stats(options) => client::stats::run(&options),
+        Command::Events(options) => client::events::run(&options),
+        Command::Pause(at) => client::pause(&at),
+        Command::Cont(at) => client::cont(&at),
+        Command::Monitor(options) => console::run(options),
         Command::CheckConfig(options) => config::check(&options),
         Command::Config(options) => config::config(&options),
         Command::Probe(options) => probe::run(&options),

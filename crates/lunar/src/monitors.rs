@@ -9,10 +9,12 @@ use lunar_host::Host;
 use lunar_host::keyval::{Options, Syntax, Value, escape};
 use lunar_monitor::{Endpoint, Running, Server, forward, table, version};
 
+use crate::{runtime, warn};
+
 /// Where a monitor is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Nowhere, as QEMU users say who want none.
+    /// Nowhere: not even where clients look for servers.
     None,
     /// A socket that we make.
     Unix(PathBuf),
@@ -49,7 +51,7 @@ pub fn place(text: &str) -> Result<Place, String> {
         "stdio" => return Ok(Place::Stdio),
         _ => text
             .strip_prefix("unix:")
-            .ok_or("must be unix:PATH or stdio")?,
+            .ok_or("must be unix:PATH, stdio or none")?,
     };
     let options = Options::parse(rest, UNIX).map_err(|error| error.to_string())?;
     let mut path = None;
@@ -78,12 +80,20 @@ pub struct Monitors {
 }
 
 impl Monitors {
-    /// Takes all places.
+    /// Takes all places, and the one where clients look.
     pub fn bind(places: &[Place]) -> anyhow::Result<Monitors> {
         let mut monitors = Monitors {
             endpoints: Vec::new(),
             on_stdout: false,
         };
+        if !places.contains(&Place::None) {
+            match runtime::bind() {
+                Ok(endpoint) => monitors.endpoints.extend(endpoint),
+                Err(error) => warn(&format!(
+                    "clients will not find this server by themselves: {error:#}"
+                )),
+            }
+        }
         for place in places {
             let endpoint = match place {
                 Place::None => continue,
@@ -155,7 +165,7 @@ mod tests {
         assert_eq!(place("unix:/a,,b,server=on,wait=off"), unix("/a,b"));
         assert_eq!(place("unix:/run/x,server,nowait"), unix("/run/x"));
         for (text, message) in [
-            ("tcp:localhost:4444", "must be unix:PATH or stdio"),
+            ("tcp:localhost:4444", "must be unix:PATH, stdio or none"),
             ("unix:", "the path is missing: unix:PATH"),
             (
                 "unix:/x,server=off",

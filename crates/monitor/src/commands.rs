@@ -5,6 +5,7 @@ mod device;
 mod options;
 mod qom;
 mod run;
+mod scsi;
 mod throttle;
 
 use std::sync::Arc;
@@ -95,6 +96,11 @@ pub fn table() -> Table<Arc<Host>> {
             "what was done with drives, or with nodes",
             query_stats,
         ),
+        Command::new(
+            "x-lunar-scsi",
+            "controllers, their disks, and what was done with them; Lunar's own",
+            scsi::query,
+        ),
         Command::new("qom-list", "what an object has", qom::list),
         Command::new("qom-get", "a property of an object", qom::get),
         Command::new(
@@ -133,4 +139,6 @@ pub fn table() -> Table<Arc<Host>> {
 pub(crate) use block::{BlockDel, BlockStats, QueryStats};
 pub(crate) use block::{query as query_block, query_stats, remove as remove_node};
 pub(crate) use device::{add_options as add_device, remove_named as remove_device};
+pub use scsi::{ScsiController, ScsiCounters, ScsiDisk, ScsiState};
+
 pub(crate) use run::{cont, status, stop, version_info};

@@ -3,7 +3,7 @@
 //! The crate has two halves. The engine knows nothing of disks: [`json`] finds messages in a stream of bytes,
 //! [`Session`] is one client's conversation, [`Table`] the commands, and [`Server`] serves clients on sockets and
 //! standard input. [`schema`] describes types once, for the check of arguments and for `query-qmp-schema`.
-//! The other half are the commands themselves, functions over what is managed.
+//! The other half are the commands themselves, functions over what is managed. [`Client`] is the other end of a socket.
 //!
 //! # The central type
 //! [`Table`]: a row is a command's name, its description for people, and a function; arguments and answer are described by
@@ -24,6 +24,7 @@
 //! [`Error`] is what a command answers: a class for programs, a sentence for people. Argument errors have QEMU's words.
 
 mod bridge;
+mod client;
 mod command;
 mod commands;
 
@@ -37,8 +38,9 @@ mod server;
 mod session;
 
 pub use bridge::{forward, notice};
+pub use client::{Client, ClientError};
 pub use command::{Command, EventType, Table};
-pub use commands::table;
+pub use commands::{ScsiController, ScsiCounters, ScsiDisk, ScsiState, table};
 pub use error::{Class, Error};
 pub use event::Notice;
 pub use server::{Endpoint, MAX_CLIENTS, Notifier, Running, Server};

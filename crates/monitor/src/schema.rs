@@ -131,6 +131,7 @@ plain! {
     bool => Type::Bool,
     f64 => Type::Number,
     Value => Type::Any,
+    u8 => int("uint8_t", 0, 0xff),
     u16 => int("uint16_t", 0, 0xffff),
     u32 => int("uint32_t", 0, 0xffff_ffff),
     u64 => int("uint64_t", 0, u64::MAX),

@@ -153,6 +153,7 @@ fn open_backing(
     };
     let explain = |error| match error {
         Error::Open(what) => refuse(what),
+        Error::InUse(what) => Error::InUse(refuse(what).to_string()),
         other => other,
     };
     match backing.format.as_str() {

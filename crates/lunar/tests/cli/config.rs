@@ -145,7 +145,7 @@ fn where_a_monitor_cannot_be_is_pointed_at() {
     let stderr = stderr(&output);
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        stderr.contains("vm.toml:1:20: must be unix:PATH or stdio"),
+        stderr.contains("vm.toml:1:20: must be unix:PATH, stdio or none"),
         "{stderr}"
     );
 }

@@ -1,6 +1,6 @@
 //! What the program says about itself. People read it and scripts match it: a change here is a change for both.
 
-use crate::program::{Place, stdout};
+use crate::program::{Place, golden, stdout};
 
 fn said(arguments: &[&str]) -> String {
     let output = Place::new().run(arguments);
@@ -89,14 +89,4 @@ fn completions_know_the_options() {
         let script = said(&["completions", shell]);
         assert!(script.contains("blockdev"), "{shell}");
     }
-}
-
-/// Compares with `tests/golden/NAME.txt`; `LUNAR_BLESS=1` writes it.
-fn golden(name: &str, text: &str) {
-    let path = format!("{}/tests/golden/{name}.txt", env!("CARGO_MANIFEST_DIR"));
-    if std::env::var_os("LUNAR_BLESS").is_some() {
-        std::fs::write(&path, text).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(text, expected, "{name}: LUNAR_BLESS=1 accepts the new text");
 }

@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod bench;
+mod client;
 mod config;
 mod help;
 mod probe;

@@ -43,6 +43,7 @@ impl Place {
         command
             .args(arguments)
             .current_dir(self.directory.path())
+            .env("LUNAR_RUNTIME_DIR", self.path("run"))
             .stdin(Stdio::null());
         command
     }
@@ -207,4 +208,14 @@ pub fn stdout(output: &Output) -> String {
 pub fn open_to_all(path: &Path, mode: u32) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Compares with `tests/golden/NAME.txt`; `LUNAR_BLESS=1` writes it.
+pub fn golden(name: &str, text: &str) {
+    let path = format!("{}/tests/golden/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("LUNAR_BLESS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text, expected, "{name}: LUNAR_BLESS=1 accepts the new text");
 }

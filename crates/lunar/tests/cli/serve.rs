@@ -12,16 +12,16 @@ use crate::program::Place;
 
 const BLOCK: usize = 512;
 
-fn connect(place: &Place, socket: &str) -> Initiator {
+pub fn connect(place: &Place, socket: &str) -> Initiator {
     Initiator::connect(place.path(socket), Options::default()).unwrap()
 }
 
-fn address(target: u8, lun: u16) -> Address {
+pub fn address(target: u8, lun: u16) -> Address {
     Address::new(target, Lun::new(lun).unwrap())
 }
 
 /// One block to LBA 3 with WRITE(10).
-fn write(initiator: &mut Initiator, address: Address, byte: u8) {
+pub fn write(initiator: &mut Initiator, address: Address, byte: u8) {
     let data = [byte; BLOCK];
     let command = Command::new(
         address,

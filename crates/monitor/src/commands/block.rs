@@ -300,7 +300,10 @@ pub fn query(host: &Arc<Host>, _: Empty) -> Result<Vec<BlockInfo>, Error> {
             .iter()
             .find(|node| node.name == entry.node)
             .map(node_info),
-        io_status: entry.device.as_ref().map(|_| BlockDeviceIoStatus::Ok),
+        io_status: entry.device.as_ref().map(|device| match device.stopped {
+            true => BlockDeviceIoStatus::Failed,
+            false => BlockDeviceIoStatus::Ok,
+        }),
     };
     Ok(entries(host).into_iter().map(info).collect())
 }

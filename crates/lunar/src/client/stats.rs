@@ -1,0 +1,225 @@
+//! `lunar stats`: what was done with the disks, in all or from moment to moment.
+
+use std::time::{Duration, Instant};
+
+use lunar_monitor::{Client, ScsiController, ScsiCounters, ScsiDisk};
+use serde_json::{Value, json};
+
+use super::{connect, name, table, tell, tree};
+use crate::Failure;
+use crate::args::Stats;
+use crate::qemu::size;
+
+/// Prints once, or again and again.
+pub fn run(options: &Stats) -> Result<(), Failure> {
+    print(options).map_err(Failure::Runtime)
+}
+
+fn print(options: &Stats) -> anyhow::Result<()> {
+    let mut client = connect(&options.at)?;
+    let Some(seconds) = options.watch else {
+        let disks = Sample::take(&mut client)?.disks;
+        let text = match options.json {
+            true => serde_json::to_string_pretty(&disks.iter().map(totals).collect::<Vec<_>>())?,
+            false => show_totals(&disks).trim_end().to_owned(),
+        };
+        return tell(&(text + "\n")).map(drop);
+    };
+    let interval = Duration::from_secs_f64(seconds);
+    let mut before = Sample::take(&mut client)?;
+    let mut left = options.count;
+    loop {
+        let next = before.at + interval;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        let now = Sample::take(&mut client)?;
+        let rates = Rates::between(&before, &now);
+        let text = match options.json {
+            true => format!("{}\n", rates.json()),
+            false => rates.show(),
+        };
+        if !tell(&text)? {
+            return Ok(());
+        }
+        left = left.map(|left| left.saturating_sub(1));
+        if left == Some(0) {
+            return Ok(());
+        }
+        before = now;
+    }
+}
+
+/// What a server has counted at a moment.
+struct Sample {
+    at: Instant,
+    disks: Vec<Counted>,
+}
+
+/// A disk, and which controller it is on.
+struct Counted {
+    controller: String,
+    disk: ScsiDisk,
+}
+
+impl Sample {
+    fn take(client: &mut Client) -> anyhow::Result<Sample> {
+        let of_controller = |controller: ScsiController| {
+            let name = name(&controller).to_owned();
+            let disks = controller.disks.into_iter();
+            disks.map(move |disk| Counted {
+                controller: name.clone(),
+                disk,
+            })
+        };
+        let disks = tree(client)?.into_iter().flat_map(of_controller).collect();
+        let at = Instant::now();
+        Ok(Sample { at, disks })
+    }
+}
+
+fn totals(counted: &Counted) -> Value {
+    let Counted { controller, disk } = counted;
+    json!({
+        "controller": controller,
+        "name": disk.name,
+        "id": disk.id,
+        "target": disk.target,
+        "lun": disk.lun,
+        "counters": disk.counters,
+    })
+}
+
+fn show_totals(disks: &[Counted]) -> String {
+    let mut rows = vec![
+        [
+            "DISK", "READS", "READ", "WRITES", "WRITTEN", "FLUSHES", "DISCARDS", "ERRORS",
+        ]
+        .map(str::to_owned),
+    ];
+    for Counted { disk, .. } in disks {
+        let counters = &disk.counters;
+        rows.push([
+            disk.name.clone(),
+            counters.reads.to_string(),
+            size(counters.read_bytes.into()),
+            counters.writes.to_string(),
+            size(counters.written_bytes.into()),
+            counters.flushes.to_string(),
+            counters.discards.to_string(),
+            counters.errors.to_string(),
+        ]);
+    }
+    table::render(&rows, [false, true, true, true, true, true, true, true])
+}
+
+/// What was done in a second, on average between two samples.
+struct Rates {
+    seconds: f64,
+    disks: Vec<Rate>,
+}
+
+struct Rate {
+    controller: String,
+    name: String,
+    reads: f64,
+    read_bytes: f64,
+    writes: f64,
+    written_bytes: f64,
+    flushes: f64,
+    discards: f64,
+    errors: u64,
+}
+
+impl Rates {
+    /// Disks that have come in between count from then on.
+    fn between(before: &Sample, now: &Sample) -> Rates {
+        let seconds = now.at.duration_since(before.at).as_secs_f64().max(1e-6);
+        let disks = now.disks.iter().filter_map(|counted| {
+            let same = |old: &&Counted| old.disk.path == counted.disk.path;
+            let old = &before.disks.iter().find(same)?.disk.counters;
+            Some(Rate::between(counted, old, seconds))
+        });
+        Rates {
+            seconds,
+            disks: disks.collect(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let disks = self.disks.iter().map(|rate| {
+            json!({
+                "controller": rate.controller,
+                "name": rate.name,
+                "reads": rate.reads,
+                "read-bytes": rate.read_bytes,
+                "writes": rate.writes,
+                "written-bytes": rate.written_bytes,
+                "flushes": rate.flushes,
+                "discards": rate.discards,
+                "errors": rate.errors,
+            })
+        });
+        json!({"seconds": self.seconds, "disks": disks.collect::<Vec<_>>()})
+    }
+
+    fn show(&self) -> String {
+        let mut rows = vec![
+            [
+                "DISK",
+                "READS/s",
+                "READ/s",
+                "WRITES/s",
+                "WRITTEN/s",
+                "FLUSHES/s",
+                "DISCARDS/s",
+                "ERRORS",
+            ]
+            .map(str::to_owned),
+        ];
+        for rate in &self.disks {
+            rows.push([
+                rate.name.clone(),
+                format!("{:.1}", rate.reads),
+                size_of(rate.read_bytes),
+                format!("{:.1}", rate.writes),
+                size_of(rate.written_bytes),
+                format!("{:.1}", rate.flushes),
+                format!("{:.1}", rate.discards),
+                rate.errors.to_string(),
+            ]);
+        }
+        table::render(&rows, [false, true, true, true, true, true, true, true]) + "\n"
+    }
+}
+
+impl Rate {
+    fn between(counted: &Counted, old: &ScsiCounters, seconds: f64) -> Rate {
+        let new = &counted.disk.counters;
+        // A disk that was replaced under the same id begins at zero.
+        let rate = |new: u64, old: u64| precise(new.saturating_sub(old)) / seconds;
+        Rate {
+            controller: counted.controller.clone(),
+            name: counted.disk.name.clone(),
+            reads: rate(new.reads, old.reads),
+            read_bytes: rate(new.read_bytes, old.read_bytes),
+            writes: rate(new.writes, old.writes),
+            written_bytes: rate(new.written_bytes, old.written_bytes),
+            flushes: rate(new.flushes, old.flushes),
+            discards: rate(new.discards, old.discards),
+            errors: new.errors.saturating_sub(old.errors),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "rates are for people")]
+fn precise(number: u64) -> f64 {
+    number as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate is not negative, and far from the largest number"
+)]
+fn size_of(bytes: f64) -> String {
+    size(bytes as u128)
+}
