@@ -15,7 +15,7 @@ link_luns() {
 kernel_complaints() {
 	dmesg | grep -E 'scsi|sd |sd[a-z]+|sr[0-9]|virtio|blk|I/O|EXT4' |
 		grep -iE 'error|fail|sense|abort|time|assuming|offline|reject|corrupt|not a head|unexpected|invalid|WARN' |
-		grep -vE 'errors=|enabled time|ISO 9660|Mode Sense: ' || true
+		grep -vE 'errors=|enabled time|ISO 9660|Mode Sense: |ommand line: ' || true
 }
 
 # Milliseconds since boot.

@@ -97,7 +97,8 @@ impl Disk {
         let info = image.info();
         let limits = Limits::check(&config, &info)?;
         let identity = Identity::check(&config)?;
-        let mut features = Features::empty();
+        // Whether initiators may use it now, the ports know.
+        let mut features = Features::EXPLICIT_ALUA;
         features.set(Features::DPO_FUA, config.dpofua);
         // What a write-protected medium refuses, it refuses for that reason.
         features.set(Features::PROVISIONING, limits.unmap || info.read_only);

@@ -189,6 +189,37 @@ fn a_change_that_cannot_be_made_changes_nothing() {
 }
 
 #[test]
+fn the_command_that_moves_the_unit_is_listed_only_where_it_is_accepted() {
+    on_disk(SIZE, DiskConfig::default(), |disk| async move {
+        two_groups(&disk).await;
+        let (set, list) = request(&[(GROUP, 2)]);
+        for (alua, listed) in [
+            (Alua::Off, false),
+            (Alua::Implicit, false),
+            (Alua::Explicit, true),
+            (Alua::Both, true),
+            (Alua::Auto, true),
+        ] {
+            disk.disk.state().set_alua(alua);
+            let one = [0xA3, 0x0C, 2, 0xA4, 0, 0x0A, 0, 0, 0, 64, 0, 0];
+            let support = disk.ask(&one, 64).await.good()[1] & 7;
+            assert_eq!(support, if listed { 3 } else { 1 }, "{alua:?}");
+            let answer = disk.tell(&set, &list).await;
+            if listed {
+                answer.good();
+            } else {
+                assert_eq!(answer.code(), (5, 0x20, 0x00), "{alua:?}");
+            }
+        }
+        let state = disk.disk.state();
+        state.remove_nexus(B);
+        let all = [0xA3, 0x0C, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0];
+        let has_it = |data: Vec<u8>| data[4..].chunks(8).any(|d| d[0] == 0xA4 && d[3] == 0x0A);
+        assert!(!has_it(disk.ask(&all, 2048).await.good()), "a single port");
+    });
+}
+
+#[test]
 fn a_port_that_an_initiator_takes_offline_comes_back_with_its_group() {
     on_disk(SIZE, DiskConfig::default(), |disk| async move {
         two_groups(&disk).await;

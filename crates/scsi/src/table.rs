@@ -74,6 +74,8 @@ bitflags::bitflags! {
         const BLOCK_ERASE = 1 << 5;
         /// A write can be promised to be done as a whole or not at all.
         const ATOMIC_WRITE = 1 << 6;
+        /// Initiators choose the access states of its ports.
+        const EXPLICIT_ALUA = 1 << 7;
     }
 }
 

@@ -134,6 +134,10 @@ impl Shared {
         }
     }
 
+    fn is_moved_by_initiators(&self) -> bool {
+        self.tpgs() & EXPLICIT != 0
+    }
+
     /// Raises 2A/06 for everybody but the one who knows.
     fn tell_access_state_changed(&mut self, but: Option<NexusId>) {
         for nexus in self.nexuses.iter_mut().filter(|n| Some(n.id) != but) {
@@ -178,6 +182,11 @@ impl LuState {
                 shared.tell_access_state_changed(None);
             }
         });
+    }
+
+    /// Whether initiators may now choose the access states: SET TARGET PORT GROUPS is there.
+    pub(crate) fn is_moved_by_initiators(&self) -> bool {
+        self.lock().is_moved_by_initiators()
     }
 
     pub(crate) fn ports(&self, nexus: NexusId) -> Ports {
@@ -243,7 +252,7 @@ impl LuState {
         wanted: &[Wanted],
     ) -> Result<(), Sense> {
         self.change(|shared| {
-            if shared.tpgs() & EXPLICIT == 0 {
+            if !shared.is_moved_by_initiators() {
                 let unsupported = AdditionalSense::INVALID_OPERATION_CODE;
                 return Err(Sense::illegal_request(unsupported));
             }

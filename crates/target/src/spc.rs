@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 
 use lunar_scsi::log::{Parameter, Values};
 use lunar_scsi::mode::{ModePages, Preamble};
-use lunar_scsi::{AdditionalSense, Cdb, Operation, Row, Sense, rsoc};
+use lunar_scsi::{AdditionalSense, Cdb, Features, Operation, Row, Sense, rsoc};
 
 pub use diagnostic::{SelfTest, SelfTestResult, SelfTests};
 pub(crate) use inquiry::{inquiry_without_unit, no_unit_sense, request_sense};
@@ -146,7 +146,11 @@ pub fn execute(lu: &dyn Primary, row: &Row, command: Command<'_>) -> Outcome {
             outcome
         }
         Operation::ReportSupportedOperationCodes => {
-            match rsoc::report(command.reply, lu.profile(), Cdb(command.cdb)) {
+            let mut profile = lu.profile();
+            if !lu.state().is_moved_by_initiators() {
+                profile.features.remove(Features::EXPLICIT_ALUA);
+            }
+            match rsoc::report(command.reply, profile, Cdb(command.cdb)) {
                 Ok(()) => command.replied(),
                 Err(sense) => Outcome::check(sense),
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Figures, Lab, PRELUDE};
+use super::{EXPECTATIONS, Figures, Lab, PRELUDE};
 use crate::qemu::{Job, Machine};
 use crate::scratch::Scratch;
 use crate::storage::{Server, create, over_two_controllers};
@@ -50,7 +50,7 @@ fn run(lab: &Lab, scripts: &[&str]) -> Result<Figures> {
         targets: Some("0".to_owned()),
         ..lab.machine(&storage)
     };
-    let script = format!("{PRELUDE}{TOOLS}{}", scripts.concat());
+    let script = format!("{PRELUDE}{EXPECTATIONS}{TOOLS}{}", scripts.concat());
     machine
         .start(&Job::new(&script, TIME_LIMIT))?
         .finish()?
@@ -59,44 +59,8 @@ fn run(lab: &Lab, scripts: &[&str]) -> Result<Figures> {
     Ok(Vec::new())
 }
 
-/// The exit statuses of sg3-utils tell the kinds of sense data apart.
 const TOOLS: &str = r#"
 one=/dev/sg0 two=/dev/sg1
-good=0 not_ready=2 illegal=5 attention=6 protected=7 miscompare=14 conflict=24
-try() {
-	status=0
-	"$@" >/tmp/said 2>&1 || status=$?
-}
-wrong() {
-	echo "$1"
-	cat /tmp/said
-	exit 1
-}
-# STATUS COMMAND...
-expect() {
-	local want=$1
-	shift
-	try "$@"
-	[ $status = $want ] || wrong "exit status $status instead of $want: $*"
-}
-refused() {
-	try "$@"
-	[ $status != 0 ] || wrong "not refused: $*"
-}
-# WORDS COMMAND...
-says() {
-	local words=$1
-	shift
-	expect $good "$@"
-	grep -q "$words" /tmp/said || wrong "not \"$words\": $*"
-}
-# Collects all unit attentions.
-ready() {
-	local device
-	for device; do
-		until sg_turs $device; do sleep 0.05; done >/dev/null 2>&1
-	done
-}
 lun=/sys/class/scsi_device/0:0:0:0
 virtio=$(readlink -f $lun | sed 's,.*/\(virtio[0-9]*\)/.*,\1,')
 # The driver lets go of the first controller, and takes it again.

@@ -279,7 +279,7 @@ commands! {
     /// Move the logical unit to other ports. SPC-4.
     SetTargetPortGroups, Out: [
         ("SET TARGET PORT GROUPS", [0xa4, 0x0a, 0, 0, 0, 0, F, F, F, F, 0, 0])
-            .with_service_action().on(UNITS).access(Settled),
+            .with_service_action().on(UNITS).requires(Features::EXPLICIT_ALUA).access(Settled),
     ],
     /// Capacity and block size. SBC-3.
     ReadCapacity10, In: [("READ CAPACITY(10)", [0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0])
