@@ -64,12 +64,14 @@ is_used() {
 	multipath -ll
 	exit 1
 }
-# Waits until the first path is left alone while the second is used.
+# Waits until the first path is left alone while the second is used. With a third parameter, the state of the first is
+# chosen anew each time: the guest's own handler makes a path optimized whenever it turns to it.
 rests() {
 	for try in $(seq 20); do
 		local before=$(written $1)
 		is_used $2
 		[ $(written $1) != $before ] || return 0
+		[ $# -lt 3 ] || sg_stpg --$3 --tp=2 /dev/$2 >/dev/null
 	done
 	echo "$1 is still used:"
 	multipath -ll
@@ -109,7 +111,7 @@ is_used $left
 is_used $right
 for state in standby unavailable offline; do
 	sg_stpg --$state --tp=2 /dev/$left >/dev/null
-	rests $right $left
+	rests $right $left $state
 	sg_stpg --optimized --tp=2 /dev/$left >/dev/null
 	path_is $right active ready
 	is_used $right
