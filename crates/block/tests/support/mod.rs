@@ -201,7 +201,7 @@ pub fn open_qcow2(file: &Path, options: &NodeOptions) -> Result<Arc<dyn Image>, 
 /// What opening says when it is refused.
 pub fn refusal(result: Result<Arc<dyn Image>, Error>) -> String {
     match result {
-        Err(Error::Open(message)) => message,
+        Err(Error::Open(message) | Error::InUse(message)) => message,
         other => panic!("expected a refusal, not {other:?}"),
     }
 }
