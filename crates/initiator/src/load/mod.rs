@@ -1,7 +1,7 @@
 //! A load generator: how many requests a second, how long each takes, and whether what is read is what was written.
 //!
 //! [`Device::load`] gives each queue a thread with a [`driver`] of its own, which keeps a number of requests in flight: a
-//! [`choice`] says what each does, a [`format`] how it is said to a SCSI controller or to a block device. The rest is
+//! [`choice`] says what each does, a [`mod@format`] how it is said to a SCSI controller or to a block device. The rest is
 //! the same for both, so that what is measured is the server.
 //!
 //! Requests are chains of three descriptors: header, data, response. A turn takes back all that is there,
