@@ -1,7 +1,8 @@
 //! What guests see, as one answer: controllers, the disks at their addresses, and the images in these.
 //!
 //! QEMU has nothing like it; a program that only knows QEMU puts the same together from `qom-list`, `qom-get`,
-//! `query-block` and `query-blockstats`, in several steps between which everything may change.
+//! `query-block` and `query-blockstats`, in several steps. Here, too, controllers, disks and images are asked one after the
+//! other, so a change may fall between them, but there is no client to wait for.
 
 use std::sync::Arc;
 
