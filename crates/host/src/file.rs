@@ -71,6 +71,8 @@ pub struct Settings {
     pub poll_us: Option<u32>,
     /// What to log.
     pub log: Option<String>,
+    /// In which form.
+    pub log_format: Option<String>,
 }
 
 /// The most threads of the data path.
@@ -127,6 +129,12 @@ pub static SETTINGS: &[Property<Settings>] = &[
         kind: Kind::Text(|s, v| s.log = Some(v)),
         default: "warn",
         description: "what to log",
+    },
+    Property {
+        name: "log-format",
+        kind: Kind::Text(|s, v| s.log_format = Some(v)),
+        default: "text",
+        description: "how to log: text or json",
     },
 ];
 

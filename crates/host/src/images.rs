@@ -224,6 +224,21 @@ impl Images {
     }
 }
 
+/// Opens all images that a model names, and closes them again: whether it would do for a server.
+///
+/// # Errors
+/// The first that cannot be opened.
+pub fn try_images(model: &Model) -> Result<(), ImageError> {
+    let mut images = Images::new(None, Groups::default());
+    let beneath = |node: &Node| {
+        let mut others = model.nodes();
+        others.any(|other| other.driver.file() == Some(node.name.as_str()))
+    };
+    let opened = (model.nodes().filter(|node| !beneath(node)))
+        .try_for_each(|node| images.open(model, &node.name).map(drop));
+    opened.and(images.close(model.nodes()))
+}
+
 /// The file that a node is in, whatever is between.
 fn filename<'a>(model: &'a Model, node: &'a Node) -> Option<&'a Path> {
     match &node.driver {

@@ -42,7 +42,7 @@ pub use event::{
     CAPACITY, End, Event, IoErrorAction, IoOperation, Occurrence, ShutdownReason, Subscription,
 };
 pub use host::{Config, Host};
-pub use images::ImageError;
+pub use images::{ImageError, try_images};
 pub use lunar_block::{Limit, Limits};
 pub use lunar_virtio_scsi::WorkerThread;
 pub use query::{BlockStats, ControllerInfo, DeviceInfo, DeviceState, NodeInfo, RunState};

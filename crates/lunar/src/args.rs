@@ -59,11 +59,14 @@ pub enum Command {
     Probe(Probe),
     /// Measure how fast what is behind a vhost-user SCSI or block socket is, or verify it
     Bench(Box<crate::bench::Bench>),
-    /// Print a completion script for a shell
+    /// Print what makes a shell complete lunar's commands, options, disks and drives
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Print a manual page, or write all of them
+    Man(Man),
 }
 
 /// `lunar serve`.
@@ -126,6 +129,10 @@ pub struct Serve {
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
 
+    /// How: text, for people, or json, an object in each line [default: text]
+    #[arg(long, value_name = "FORMAT", value_enum, hide_possible_values = true)]
+    pub log_format: Option<crate::log::Format>,
+
     /// Print what this program can do as JSON, and exit
     #[arg(long)]
     pub print_capabilities: bool,
@@ -149,6 +156,10 @@ pub struct CheckConfig {
     /// The file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+
+    /// Open the images, too, as a server would, and close them again
+    #[arg(long)]
+    pub open: bool,
 }
 
 /// `lunar config`.
@@ -163,6 +174,19 @@ pub enum Config {
         #[command(flatten)]
         at: At,
     },
+}
+
+/// `lunar man`.
+#[derive(Debug, Args)]
+#[command(after_help = MAN_EXAMPLES)]
+pub struct Man {
+    /// The command whose page is meant [default: lunar itself]
+    #[arg(value_name = "COMMAND")]
+    pub command: Vec<String>,
+
+    /// Write the pages of all commands here
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "command", value_hint = clap::ValueHint::DirPath)]
+    pub output: Option<PathBuf>,
 }
 
 /// `lunar probe`.
@@ -186,6 +210,19 @@ Examples:
   lunar attach data.qcow2                                give its guest another disk
   lunar probe /run/vm1.sock                              list what a guest would find there
   lunar bench --busy-poll /run/vm1.sock                  measure how fast it is";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+The shell asks lunar whenever the Tab key is pressed, so the disks and drives of running servers are completed, too.
+
+Examples:
+  echo 'source <(lunar completions bash)' >>~/.bashrc
+  echo 'source <(lunar completions zsh)' >>~/.zshrc
+  lunar completions fish >~/.config/fish/completions/lunar.fish";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  lunar man attach | man -l -
+  lunar man --output /usr/local/share/man/man1";
 
 const MONITOR_EXAMPLES: &str = "\
 Type help for the commands. A line that begins with { is sent as it is, in QMP. Examples:

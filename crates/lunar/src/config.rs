@@ -1,5 +1,5 @@
 //! Configuration files: `lunar check-config` says what `lunar serve --config` would say about one, without opening an
-//! image; `lunar config dump` asks a running server for one.
+//! image unless it is told to; `lunar config dump` asks a running server for one.
 
 use serde_json::json;
 
@@ -26,6 +26,7 @@ pub fn check(options: &CheckConfig) -> Result<(), Failure> {
     declare::monitors(&Serve::default(), Some(&file)).map_err(Failure::usage)?;
     declare::metrics(&Serve::default(), Some(&file)).map_err(Failure::usage)?;
     declare::log(&Serve::default(), Some(&file)).map_err(Failure::Usage)?;
+    declare::log_format(&Serve::default(), Some(&file)).map_err(Failure::usage)?;
     for (_, _, disk) in model.disks() {
         if let Err(error) = disk.options.config.check() {
             let message = error.to_string();
@@ -35,6 +36,9 @@ pub fn check(options: &CheckConfig) -> Result<(), Failure> {
                 None => Failure::usage(error),
             });
         }
+    }
+    if options.open {
+        lunar_host::try_images(&model).map_err(Failure::runtime)?;
     }
     say(&format!(
         "{}: {} on {}\n",

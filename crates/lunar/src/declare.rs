@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use lunar_host::catalog::{self, DeviceKind};
 use lunar_host::file::{self, Declaration, File, Settings};
 use lunar_host::keyval::{BLOCKDEV, DEVICE, DRIVE, OBJECT, Options, Syntax};
@@ -193,6 +194,11 @@ pub fn settings(serve: &Serve, file: Option<&File>) -> Settings {
     let metrics = serve.metrics.as_ref().map(ToString::to_string);
     settings.metrics = metrics.or(settings.metrics);
     settings.log = serve.log.clone().or(settings.log);
+    let format = serve
+        .log_format
+        .and_then(|format| format.to_possible_value());
+    let format = format.map(|value| value.get_name().to_owned());
+    settings.log_format = format.or(settings.log_format);
     settings
 }
 
@@ -231,6 +237,17 @@ pub fn log(serve: &Serve, file: Option<&File>) -> anyhow::Result<EnvFilter> {
         let message = "must be error, warn, info, debug, trace or filters";
         file.refuse_setting("log", text, message).into()
     })
+}
+
+/// How it is logged.
+pub fn log_format(serve: &Serve, file: Option<&File>) -> Result<log::Format, Error> {
+    let written = file.and_then(|file| Some((file, file.settings().log_format.as_ref()?)));
+    let Some((file, text)) = written.filter(|_| serve.log_format.is_none()) else {
+        return Ok(serve.log_format.unwrap_or_default());
+    };
+    let format = log::Format::from_str(text, false);
+    let refused = |_| file.refuse_setting("log-format", text, "must be text or json");
+    Ok(format.map_err(refused)?)
 }
 
 /// A declaration on its way into the model, and who hears of it if it is refused.

@@ -1,4 +1,4 @@
-//! `--log`: messages to standard error, and not too many of them.
+//! `--log` and `--log-format`: messages to standard error, and not too many of them.
 //!
 //! Guests and front ends can make a server say something as often as they like, by breaking a ring or by connecting
 //! again and again. So every place in the code that says something has a budget, here and nowhere else: some messages at
@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use clap::ValueEnum;
 use tracing::callsite::Identifier;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -30,13 +31,27 @@ pub fn filter(text: &str) -> anyhow::Result<EnvFilter> {
     })
 }
 
+/// What a message looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A line for people.
+    #[default]
+    Text,
+    /// A line with a JSON object, for what collects and searches logs.
+    Json,
+}
+
 /// Logs from now on.
-pub fn start(filter: EnvFilter) {
+pub fn start(filter: EnvFilter, format: Format) {
     let messages = fmt::layer().with_writer(std::io::stderr);
+    let messages = match format {
+        Format::Text => messages.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        Format::Json => messages.json().flatten_event(true).boxed(),
+    };
     tracing_subscriber::registry()
         .with(filter)
         .with(Limit::default())
-        .with(messages.with_ansi(std::io::stderr().is_terminal()))
+        .with(messages)
         .init();
 }
 

@@ -7,6 +7,7 @@
 //! Both come from a configuration file, too, which `lunar check-config` looks at ([`config`]).
 //! A running server tells what it does to Prometheus ([`metrics`]), to its log ([`log`]) and to the service manager
 //! ([`service`]).
+//! Shells learn what can be typed from [`complete`], people from `--help` and from manual pages ([`manual`]).
 //! `lunar probe` looks at such a socket from the guest's side ([`probe`]), `lunar bench` puts a load on it ([`mod@bench`]).
 //!
 //! Standard output is for results, standard error for messages and logs. The exit status is 2 when the command line is
@@ -20,10 +21,12 @@
 mod args;
 mod bench;
 mod client;
+mod complete;
 mod config;
 mod console;
 mod declare;
 mod log;
+mod manual;
 mod metrics;
 mod monitors;
 mod probe;
@@ -36,7 +39,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 use args::{Command, CommandLine};
 
@@ -59,6 +62,7 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
+    complete::answer();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if args::asks_for_capabilities(&arguments) {
         say("{\"type\":\"scsi\",\"features\":[]}\n");
@@ -79,12 +83,8 @@ fn main() -> ExitCode {
         Command::Config(options) => config::config(&options),
         Command::Probe(options) => probe::run(&options),
         Command::Bench(options) => bench::run(&options),
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut CommandLine::command(), "lunar", &mut script);
-            say(&String::from_utf8_lossy(&script));
-            Ok(())
-        }
+        Command::Completions { shell } => complete::script(shell),
+        Command::Man(options) => manual::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

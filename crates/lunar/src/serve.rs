@@ -44,7 +44,9 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
     let mut settings = declare::settings(serve, file.as_ref());
     settings.monitor = monitors.iter().map(monitors::Place::absolute).collect();
     let metrics = declare::metrics(serve, file.as_ref()).map_err(Failure::usage)?;
-    log::start(declare::log(serve, file.as_ref()).map_err(Failure::Usage)?);
+    let filter = declare::log(serve, file.as_ref()).map_err(Failure::Usage)?;
+    let format = declare::log_format(serve, file.as_ref()).map_err(Failure::usage)?;
+    log::start(filter, format);
     raise_descriptor_limit();
     let signals = Signals::watch()
         .context("signals")

@@ -69,7 +69,7 @@ fn tables_say_what_options_say() {
 #[test]
 fn settings_are_read_from_the_front() {
     let file = parse(
-        "socket-path = '/s'\nimages = ['a', 'b']\nmonitor = 'stdio'\nqueues = 4\nworkers = 2\npoll-us = 0\nlog = 'info'\nmetrics = '9000'",
+        "socket-path = '/s'\nimages = ['a', 'b']\nmonitor = 'stdio'\nqueues = 4\nworkers = 2\npoll-us = 0\nlog = 'info'\nlog-format = 'json'\nmetrics = '9000'",
     )
     .unwrap();
     assert_eq!(
@@ -83,6 +83,7 @@ fn settings_are_read_from_the_front() {
             workers: Some(2),
             poll_us: Some(0),
             log: Some("info".into()),
+            log_format: Some("json".into()),
         }
     );
 }

@@ -24,6 +24,7 @@ pub fn write<'a>(
         workers,
         poll_us,
         log,
+        log_format,
     } = settings;
     let string = |text: &str| Toml::String(text.to_owned()).to_string();
     let list = |texts: &[String]| {
@@ -40,6 +41,7 @@ pub fn write<'a>(
         ("workers", workers.map(|n| n.to_string())),
         ("poll-us", poll_us.map(|n| n.to_string())),
         ("log", log.as_deref().map(string)),
+        ("log-format", log_format.as_deref().map(string)),
     ] {
         if let Some(value) = value {
             let _ = writeln!(text, "{name} = {value}");

@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 
 use crate::client::resize::{Size, parse};
+use crate::complete::{buses, devices, images, monitors};
 
 /// Which server is meant.
 #[derive(Debug, Args)]
 pub struct At {
     /// The server's monitor [default: that of the only running server]
-    #[arg(long, value_name = "PATH", value_parser = socket)]
+    #[arg(long, value_name = "PATH", value_parser = socket, add = ArgValueCandidates::new(monitors))]
     pub monitor: Option<PathBuf>,
 }
 
@@ -54,7 +56,7 @@ pub struct Attach {
     pub id: Option<String>,
 
     /// The controller, or its bus [default: the server's first with a free address]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", add = ArgValueCandidates::new(buses))]
     pub bus: Option<String>,
 
     /// The target [default: a free one]
@@ -87,7 +89,7 @@ Examples:
 #[command(after_help = DETACH_EXAMPLES)]
 pub struct Detach {
     /// The disk or the controller
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", add = ArgValueCandidates::new(devices))]
     pub id: String,
 
     /// Seconds to wait for commands that are in flight
@@ -110,7 +112,7 @@ Example:
 #[command(after_help = RESIZE_EXAMPLES)]
 pub struct Resize {
     /// The id of a disk, or the name of a drive or node
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(images))]
     pub name: String,
 
     /// The new size, or with + how much more: bytes, or with a unit K, M, G, T

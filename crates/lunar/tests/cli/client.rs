@@ -447,3 +447,49 @@ fn a_monitor_can_be_standard_input_and_output() {
     assert!(output.status.success());
     assert!(stderr(&output).contains("Add to QEMU"), "{output:?}");
 }
+
+/// What bash offers where the last of `words` is being typed.
+fn completed(place: &Place, words: &[&str]) -> Vec<String> {
+    let bin = std::path::Path::new(env!("CARGO_BIN_EXE_lunar"));
+    let path = format!("{}:/usr/bin:/bin", bin.parent().unwrap().display());
+    let script = r#"
+        source <(lunar completions bash)
+        completer=$(complete -p lunar | sed 's/.*-F \([^ ]*\) .*/\1/')
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_TYPE=9
+        $completer lunar "${!#}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let mut bash = std::process::Command::new("bash");
+    bash.args(["--norc", "-c", script, "bash"]).args(words);
+    bash.env("PATH", path)
+        .env("LUNAR_RUNTIME_DIR", place.path("run"));
+    let output = crate::program::finish(bash);
+    assert!(output.status.success(), "{output:?}");
+    let offered = stdout(&output);
+    offered.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_commands_options_and_what_servers_have() {
+    let place = Place::new();
+    assert_eq!(completed(&place, &["lunar", "det"]), ["detach"]);
+    assert_eq!(
+        completed(&place, &["lunar", "detach", "--ti"]),
+        ["--timeout"]
+    );
+    assert_eq!(completed(&place, &["lunar", "detach", "d"]), [""]);
+
+    let server = served(&place);
+    assert_eq!(completed(&place, &["lunar", "detach", "d"]), ["disk1"]);
+    assert_eq!(completed(&place, &["lunar", "detach", "vm"]), ["vm1"]);
+    assert_eq!(completed(&place, &["lunar", "resize", "a"]), ["a"]);
+    assert_eq!(
+        completed(&place, &["lunar", "attach", "--bus", "v"]),
+        ["vm1"]
+    );
+    let [monitor] = completed(&place, &["lunar", "ls", "--monitor", "/"])
+        .try_into()
+        .unwrap();
+    assert!(said(&place, &["ls", "--monitor", &monitor]).contains("disk1"));
+    server.stop(Signal::TERM);
+}

@@ -217,3 +217,15 @@ fn the_file_in_the_documentation_is_right() {
     assert_eq!(stdout(&output), "vm.toml: 2 disks on 1 controller\n");
     assert!(blocks.next().is_none(), "a file that is not tested");
 }
+
+#[test]
+fn a_check_opens_images_only_when_told_to() {
+    let place = place(FILE);
+    let check = |arguments: &[&str]| place.run(&[&["check-config", "vm.toml"], arguments].concat());
+    assert!(check(&["--open"]).status.success());
+    std::fs::remove_file(place.path("other.img")).unwrap();
+    assert!(check(&[]).status.success());
+    let refused = check(&["--open"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(stderr(&refused).contains("other.img"), "{refused:?}");
+}

@@ -1,6 +1,6 @@
 //! What the program says about itself. People read it and scripts match it: a change here is a change for both.
 
-use crate::program::{Place, golden, stdout};
+use crate::program::{Place, golden, stderr, stdout};
 
 fn said(arguments: &[&str]) -> String {
     let output = Place::new().run(arguments);
@@ -84,9 +84,20 @@ fn version_is_the_package_version() {
 }
 
 #[test]
-fn completions_know_the_options() {
-    for shell in ["bash", "zsh", "fish"] {
-        let script = said(&["completions", shell]);
-        assert!(script.contains("blockdev"), "{shell}");
+fn every_command_has_a_manual_page() {
+    let page = said(&["man", "config", "dump"]);
+    assert!(page.contains(".TH lunar-config-dump 1"), "{page}");
+    assert!(said(&["man"]).contains(".SH SUBCOMMANDS"));
+
+    let place = Place::new();
+    assert!(place.run(&["man", "--output", "man1"]).status.success());
+    let pages = std::fs::read_dir(place.path("man1")).unwrap();
+    let names: Vec<_> = pages.map(|page| page.unwrap().file_name()).collect();
+    for name in ["lunar.1", "lunar-serve.1", "lunar-config-dump.1"] {
+        assert!(names.iter().any(|found| found == name), "{names:?}");
     }
+
+    let refused = place.run(&["man", "no", "such"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("lunar no such is no command"));
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use lunar_initiator::{Address, Command, Data, Initiator, Options};
 use lunar_scsi::Lun;
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::program::{PATIENCE, Place, finish, stdout};
 
@@ -66,10 +67,9 @@ fn contrib(path: &str) -> String {
 
 #[test]
 fn the_discovery_file_says_what_the_program_says() {
-    let file: serde_json::Value =
-        serde_json::from_str(&contrib("vhost-user/50-lunar.json")).unwrap();
+    let file: Value = serde_json::from_str(&contrib("vhost-user/50-lunar.json")).unwrap();
     let said = stdout(&Place::new().run(&["--print-capabilities"]));
-    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(file["type"], said["type"]);
     assert_eq!(file["features"], said["features"]);
     // The members of VHostUserBackend.
@@ -291,29 +291,45 @@ fn a_port_that_is_taken_is_a_failure_of_the_start() {
     );
 }
 
+/// A front end asks for the features (GET_FEATURES), and goes. One that comes before the last has been seen to leave is
+/// turned away.
+fn visit(place: &Place) -> Option<()> {
+    let mut stream = UnixStream::connect(place.path("vm.sock")).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream
+        .write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0])
+        .ok()?;
+    stream.read_exact(&mut [0; 20]).ok()
+}
+
 #[test]
 fn a_front_end_that_comes_and_goes_does_not_flood_the_log() {
     let place = Place::new();
     let server = place.serve(&["--socket-path=vm.sock", "--log=info"], &["vm.sock"]);
-    // GET_FEATURES. Who comes before the last one has been seen to leave is turned away.
-    let visit = || {
-        let mut stream = UnixStream::connect(place.path("vm.sock")).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        stream
-            .write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0])
-            .ok()?;
-        stream.read_exact(&mut [0; 20]).ok()
-    };
     let connections = 400;
     for _ in 0..connections {
-        wait_for(visit);
+        wait_for(|| visit(&place));
     }
     // The next one that is let through tells what was left out.
     std::thread::sleep(Duration::from_millis(600));
-    wait_for(visit);
+    wait_for(|| visit(&place));
     let log = server.stop(Signal::TERM).stderr;
     let told = log.matches("front end connected").count();
     assert!((50..connections / 2).contains(&told), "{told}: {log}");
     assert!(log.contains("left_out="), "{log}");
     assert!(!log.contains('\x1b'), "colours are for terminals: {log}");
+}
+
+#[test]
+fn a_log_can_be_lines_of_json() {
+    let place = Place::new();
+    let arguments = ["--socket-path=vm.sock", "--log=info", "--log-format=json"];
+    let server = place.serve(&arguments, &["vm.sock"]);
+    wait_for(|| visit(&place));
+    let log = server.stop(Signal::TERM).stderr;
+    let lines: Vec<Value> = (log.lines())
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let connected = |line: &Value| line["message"] == "front end connected";
+    assert!(lines.iter().any(connected), "{log}");
 }
