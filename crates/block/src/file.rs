@@ -20,7 +20,7 @@ use crate::host::{Align, Expect, HostFile};
 use crate::op::Step;
 use crate::{
     AllocationQuery, DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Space,
-    Stats,
+    Stats, WriteThreshold,
 };
 
 /// The image.
@@ -102,6 +102,10 @@ impl Image for FileImage {
 
     fn stats(&self) -> Stats {
         self.ledger.total()
+    }
+
+    fn write_threshold(&self) -> Option<&Arc<WriteThreshold>> {
+        Some(self.ledger.threshold())
     }
 
     fn space(&self) -> Option<Space> {

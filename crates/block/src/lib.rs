@@ -47,18 +47,18 @@ mod raw;
 mod space;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use lunar_reactor::{Handle, Token};
 
 pub use allocation::{Allocation, AllocationQuery};
 pub use buffer::{Buffer, run_list, run_owned};
 pub use cancel::{Cancel, Canceller};
-pub use filter::Stats;
+pub use filter::backend::Backend;
 pub use filter::faults::{FaultInjection, FaultOn, FaultRule, Faults};
-pub use filter::policy::{
-    Action, ErrorPolicy, ErrorRules, Failure, IoStatus, OnError, PolicyEvent, Side,
-};
+pub use filter::policy::{Action, ErrorRules, Failure, IoStatus, OnError, PolicyEvent, Side};
 pub use filter::throttle::{Limit, Limits, Throttle, ThrottleGroup};
+pub use filter::{Activities, Activity, Histogram, Histograms, Latencies, Stats, WriteThreshold};
 pub use node::{CacheMode, DetectZeroes, Driver, Locking, NodeOptions, open_node};
 pub use op::{Op, OpKind, Progress};
 pub use space::{Space, space_of};
@@ -125,6 +125,11 @@ pub trait Image: Send + Sync + std::fmt::Debug {
 
     /// What has been done through all data handles since the image was opened.
     fn stats(&self) -> Stats;
+
+    /// The threshold that writes to the node can have.
+    fn write_threshold(&self) -> Option<&Arc<WriteThreshold>> {
+        None
+    }
 
     /// How much space the image takes now, and how much more there is; `None` where nobody knows. Blocking: for the control
     /// plane.

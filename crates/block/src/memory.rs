@@ -22,7 +22,7 @@ use rustix::mm;
 use crate::filter::{Gate, Ledger, Policy};
 use crate::{
     Allocation, AllocationQuery, DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress,
-    Space, Stats,
+    Space, Stats, WriteThreshold,
 };
 
 /// The image.
@@ -66,6 +66,10 @@ impl Image for Memory {
 
     fn stats(&self) -> Stats {
         self.ledger.total()
+    }
+
+    fn write_threshold(&self) -> Option<&Arc<WriteThreshold>> {
+        Some(self.ledger.threshold())
     }
 
     fn space(&self) -> Option<Space> {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use lunar_reactor::{Handle, Token};
 
 use crate::filter::{Gate, Ledger, Policy};
-use crate::{DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Space, Stats};
+use crate::{
+    DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Space, Stats, WriteThreshold,
+};
 
 /// The image.
 #[derive(Debug)]
@@ -62,6 +64,10 @@ impl Image for Null {
 
     fn stats(&self) -> Stats {
         self.ledger.total()
+    }
+
+    fn write_threshold(&self) -> Option<&Arc<WriteThreshold>> {
+        Some(self.ledger.threshold())
     }
 
     fn space(&self) -> Option<Space> {

@@ -49,6 +49,8 @@ pub struct Op {
     pub data: Sgl,
     /// The data handle's own note between `start` and `resume`.
     pub(crate) step: Step,
+    /// When the device began it ([`Handle::now`](lunar_reactor::Handle::now)).
+    pub(crate) begun: u64,
     /// As it was made: data handles rewrite the above.
     asked: Asked,
 }
@@ -81,6 +83,7 @@ impl Op {
             len,
             data,
             step: Step::Whole,
+            begun: 0,
             asked: Asked { kind, offset, len },
         }
     }
@@ -95,7 +98,10 @@ impl Op {
 
     /// Makes it new again, to be started once more.
     pub fn rewind(&mut self) {
-        *self = self.asked();
+        *self = Op {
+            begun: self.begun,
+            ..self.asked()
+        };
     }
 
     /// Fills `data` from `offset` on.

@@ -11,7 +11,7 @@ use lunar_reactor::{Handle, Token};
 use crate::filter::{Gate, Ledger, Policy};
 use crate::{
     AllocationQuery, Cancel, DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op, OpKind,
-    Progress, Space, Stats,
+    Progress, Space, Stats, WriteThreshold,
 };
 
 /// The image.
@@ -106,6 +106,13 @@ impl Image for Raw {
                 bounces: below.bounces,
                 ..ledger.total()
             },
+        }
+    }
+
+    fn write_threshold(&self) -> Option<&Arc<WriteThreshold>> {
+        match &self.ledger {
+            None => self.file.write_threshold(),
+            Some(ledger) => Some(ledger.threshold()),
         }
     }
 

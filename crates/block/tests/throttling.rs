@@ -497,39 +497,3 @@ fn limits_that_contradict_each_other_are_refused_with_the_reason() {
         assert!(message.contains(words), "{message}");
     }
 }
-
-/// The figures of the manual: `cargo test --release -p lunar-block --test throttling -- --ignored --nocapture`.
-#[test]
-#[ignore = "takes two minutes, to be read by people"]
-#[allow(clippy::print_stdout, reason = "its output is its purpose")]
-fn figures_over_ten_seconds() {
-    let group = ThrottleGroup::new(iops(3000)).unwrap();
-    let depths = [1, 8, 32];
-    let loads = depths.map(|d| (throttled(&group) as Arc<dyn Image>, d, Does::Reads(512)));
-    println!(
-        "iops-total=3000 of a group, depths {depths:?}: {:?}",
-        rates(loads.into(), 10.0)
-    );
-    for depth in [1, 32] {
-        for limit in [100, 5000, 50_000] {
-            let group = ThrottleGroup::new(iops(limit)).unwrap();
-            let rate = rate(throttled(&group), depth, Does::Reads(4096), 10.0);
-            println!(
-                "iops-total={limit} depth {depth}: {rate:.1} ({:+.2} %)",
-                (rate / limit as f64 - 1.0) * 100.0
-            );
-        }
-        for limit in [10 << 20, 200 << 20] {
-            let limits = Limits {
-                bps_total: average(limit),
-                ..Limits::default()
-            };
-            let group = ThrottleGroup::new(limits).unwrap();
-            let rate = rate(throttled(&group), depth, Does::Writes(64 << 10), 10.0) * 65536.0;
-            println!(
-                "bps-total={limit} depth {depth}: {rate:.0} ({:+.2} %)",
-                (rate / limit as f64 - 1.0) * 100.0
-            );
-        }
-    }
-}

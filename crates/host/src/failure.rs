@@ -12,13 +12,13 @@ use crate::{Event, model};
 impl Live {
     /// Whether an error has stopped a disk.
     pub fn is_stopped_by_error(&self) -> bool {
-        self.units.policies().any(|policy| policy.is_stopped())
+        self.units.backends().any(|backend| backend.is_stopped())
     }
 
     /// Lets the disks go on that an error has stopped: what has failed is tried again. Whether there are any.
     pub fn retry(&self) -> bool {
-        let policies = self.units.policies();
-        policies.filter(|policy| policy.resume()).count() > 0
+        let backends = self.units.backends();
+        backends.filter(|backend| backend.resume()).count() > 0
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lunar_block::{ErrorPolicy, Image, Throttle, ThrottleGroup};
+use lunar_block::{Backend, Image, ThrottleGroup};
 use lunar_devices::{Disk, DiskConfig, Sidecar};
 use lunar_target::{LogicalUnit, TargetPort};
 
@@ -32,10 +32,8 @@ pub(crate) struct Units {
 #[derive(Debug)]
 struct Made {
     unit: Arc<Disk>,
-    /// What is done when the host fails an operation.
-    policy: Arc<ErrorPolicy>,
-    /// What holds back more operations than there may be.
-    throttle: Arc<Throttle>,
+    /// What counts its operations, limits them, and deals with those that the host fails.
+    backend: Arc<Backend>,
     /// The name of the group that it is in.
     group: Option<String>,
     /// The device that it was made for.
@@ -53,16 +51,16 @@ impl Units {
         }
     }
 
-    /// What is done when the host fails operations of each unit.
-    pub fn policies(&self) -> impl Iterator<Item = &Arc<ErrorPolicy>> {
-        self.made.values().map(|made| &made.policy)
+    /// What is beneath each unit.
+    pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.made.values().map(|made| &made.backend)
     }
 
     /// Whether an error has stopped the unit that shows a node.
     pub fn is_stopped(&self, node: &str) -> bool {
         self.made
             .get(node)
-            .is_some_and(|made| made.policy.is_stopped())
+            .is_some_and(|made| made.backend.is_stopped())
     }
 
     /// The logical unit that `disk` shows, for one path more. The first path in a port group brings the group's access
@@ -116,7 +114,7 @@ impl Units {
         let made = self.made.get(node)?;
         Some(Throttling {
             group: made.group.clone()?,
-            limits: made.throttle.group()?.limits(),
+            limits: made.backend.group()?.limits(),
         })
     }
 
@@ -125,7 +123,7 @@ impl Units {
         if let Some(made) = self.made.get_mut(node) {
             let (name, group) = group.unzip();
             made.group = name;
-            made.throttle.set_group(group);
+            made.backend.set_group(group);
         }
     }
 
@@ -172,9 +170,9 @@ impl Units {
             ..disk.options.config.clone()
         };
         let (name, group) = self.limits(model, disk)?.unzip();
-        let throttle = Throttle::beneath_device(image, group);
-        let policy = ErrorPolicy::new(throttle.clone(), rules(disk), listener(disk, &self.events));
-        let unit = Disk::new(config, policy.clone()).map_err(|source| Error::Disk {
+        let backend = Backend::new(image, rules(disk), listener(disk, &self.events));
+        backend.set_group(group);
+        let unit = Disk::new(config, backend.clone()).map_err(|source| Error::Disk {
             origin: disk.origin.clone(),
             source,
         })?;
@@ -200,8 +198,7 @@ impl Units {
         }
         Ok(Made {
             unit,
-            policy,
-            throttle,
+            backend,
             group: name,
             first: disk.clone(),
             reservations,

@@ -48,6 +48,14 @@ impl Handle {
         CURRENT.with(|current| current.borrow().clone())
     }
 
+    /// The time, in nanoseconds as [`clock`](crate::clock) tells it, when somebody first asked in this part of the turn:
+    /// looking for work is one, what completed and the tasks are the other. So the clock is read twice in a turn at most,
+    /// however much there is to do.
+    #[inline]
+    pub fn now(&self) -> u64 {
+        self.ring.now()
+    }
+
     /// Makes a file known to the ring, which speeds every operation on it up.
     pub fn register(&self, fd: OwnedFd) -> File {
         self.ring.register(fd)

@@ -38,7 +38,7 @@ pub use buf::{AlignedBuf, IoBuf};
 pub use handle::{Awaitable, Handle, Watch};
 pub use offload::{NotDone, Sequence, block_on, offload};
 pub use remote::Remote;
-pub use ring::{File, Syscall};
+pub use ring::{File, Syscall, clock};
 pub use run::{Config, Thread, spawn};
 
 /// Names one direct operation; the application chooses it (a slot index, say). The two top bits are

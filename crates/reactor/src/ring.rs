@@ -14,7 +14,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::task::{Poll, Waker};
+use std::time::Instant;
 
 use io_uring::types::{Fd, FsyncFlags, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -190,7 +192,15 @@ struct Awaited {
     waker: Option<Waker>,
 }
 
+/// Nanoseconds since some moment before, the same for all threads. Never 0.
+pub fn clock() -> u64 {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(BEGUN.elapsed().as_nanos()).map_or(u64::MAX, |ns| ns.max(1))
+}
+
 pub(crate) struct Ring {
+    /// The time of this part of the turn, once somebody has asked; 0 before.
+    now: Cell<u64>,
     uring: RefCell<IoUring>,
     /// Completions run when the loop asks for them, not in the middle of anything.
     deferred: bool,
@@ -241,6 +251,7 @@ impl Ring {
             .register_files_sparse(files)
             .map_or(0, |()| files);
         Ok(Rc::new(Ring {
+            now: Cell::new(0),
             uring: RefCell::new(uring),
             deferred,
             free_files: RefCell::new((0..table).rev().collect()),
@@ -254,6 +265,27 @@ impl Ring {
             retired: RefCell::default(),
             reaped: Cell::new(Vec::new()),
         }))
+    }
+
+    #[inline]
+    pub(crate) fn now(&self) -> u64 {
+        match self.now.get() {
+            0 => self.look_at_clock(),
+            now => now,
+        }
+    }
+
+    #[cold]
+    fn look_at_clock(&self) -> u64 {
+        let now = clock();
+        self.now.set(now);
+        now
+    }
+
+    /// Time has passed.
+    #[inline]
+    pub(crate) fn forget_now(&self) {
+        self.now.set(0);
     }
 
     pub(crate) fn register(self: &Rc<Self>, fd: OwnedFd) -> File {

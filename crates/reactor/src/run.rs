@@ -141,6 +141,7 @@ fn run<A: App>(app: &mut A, handle: &Handle, mailbox: &Mailbox<A::Message>, spin
     let mut grace = STOPPING_TURNS;
     loop {
         let mut worked = false;
+        ring.forget_now();
         let woken = mailbox.bell.take_woken();
         if woken {
             for _ in 0..MESSAGES_PER_TURN {
@@ -155,6 +156,7 @@ fn run<A: App>(app: &mut A, handle: &Handle, mailbox: &Mailbox<A::Message>, spin
             stopping = mailbox.stopping();
         }
         worked |= app.poll();
+        ring.forget_now();
         worked |= ring.reap(|event| match event {
             Event::Complete(token, result) => app.complete(token, result),
             Event::Ready(BELL) => {}

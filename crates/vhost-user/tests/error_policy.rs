@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lunar_block::{
-    Action, Driver, ErrorPolicy, ErrorRules, FaultInjection, FaultOn, FaultRule, Faults, Image,
+    Action, Backend, Driver, ErrorRules, FaultInjection, FaultOn, FaultRule, Faults, Image,
     IoStatus, NodeOptions, OnError, PolicyEvent, open_node,
 };
 use lunar_devices::{Disk, DiskConfig};
@@ -39,7 +39,7 @@ struct Host {
     controller: Arc<Controller>,
     server: Option<Running>,
     faults: Arc<FaultInjection>,
-    policy: Arc<ErrorPolicy>,
+    policy: Arc<Backend>,
     events: Receiver<PolicyEvent>,
 }
 
@@ -64,7 +64,7 @@ impl Host {
         let faults = FaultInjection::new(image, Faults::default(), &options).unwrap();
         let (send, events) = channel();
         let send = Mutex::new(send);
-        let policy = ErrorPolicy::new(faults.clone(), rules, move |event| {
+        let policy = Backend::new(faults.clone(), rules, move |event| {
             // The test may be over.
             let _ = send.lock().unwrap().send(event);
         });

@@ -15,41 +15,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 
-use lunar_reactor::{App, Config, Handle, Thread, Token};
+use lunar_reactor::Handle;
 
 use crate::host::tests::REQUEST_ALIGN;
 use crate::{
     Buffer, DataHandle, Driver, Image, NodeOptions, Op, OpKind, open_node, run, run_owned,
 };
 
+#[path = "../../tests/support/reactor.rs"]
+mod reactor;
+
+use reactor::Reactor;
+
 const SECTOR: u64 = 512;
 /// Of a block of the medium.
 const SECTORS: u64 = 8;
 /// Of the part of the image that is written to: few, so that operations meet.
 const BLOCKS: u64 = 4;
-
-type Job = Box<dyn FnOnce(&Handle) + Send>;
-
-struct Runner(Handle);
-
-impl App for Runner {
-    type Message = Job;
-    fn message(&mut self, job: Job) {
-        job(&self.0);
-    }
-    fn complete(&mut self, token: Token, result: i32) {
-        panic!("{token:?} completed with {result}, but no test starts direct operations");
-    }
-    fn ready(&mut self, _token: Token) {}
-    fn poll(&mut self) -> bool {
-        false
-    }
-    fn flush(&mut self) {}
-    fn arm(&mut self) -> bool {
-        false
-    }
-    fn disarm(&mut self) {}
-}
 
 /// Between the reading of a block and the writing of it time passes, in which everything can happen.
 pub(super) async fn dawdle(reactor: &Handle) {
@@ -62,14 +44,13 @@ fn on_two_reactors<T: Send + 'static, F: Future<Output = T> + 'static>(
     tasks: u64,
     task: impl Fn(Handle, Rc<dyn DataHandle>, u64) -> F + Clone + Send + 'static,
 ) -> Vec<T> {
-    let reactors: [Thread<Job>; 2] =
-        std::array::from_fn(|_| lunar_reactor::spawn(Config::default(), Runner).unwrap());
+    let reactors = [Reactor::new(), Reactor::new()];
     let (results, all) = mpsc::channel();
     let together = Arc::new(Barrier::new(2));
     for (n, reactor) in (0..).zip(&reactors) {
         let (image, task, results) = (Arc::clone(image), task.clone(), results.clone());
         let together = Arc::clone(&together);
-        reactor.remote().send(Box::new(move |handle: &Handle| {
+        reactor.send(move |handle| {
             let io = image.open(handle).unwrap();
             together.wait();
             for i in 0..tasks {
@@ -81,13 +62,13 @@ fn on_two_reactors<T: Send + 'static, F: Future<Output = T> + 'static>(
                     let _ = results.send(work.await);
                 });
             }
-        }));
+        });
     }
     let patience = Duration::from_secs(60);
     let all = (0..2 * tasks)
         .map(|_| all.recv_timeout(patience).unwrap())
         .collect();
-    assert!(reactors.into_iter().all(Thread::stop));
+    assert!(reactors.into_iter().all(Reactor::stop));
     all
 }
 

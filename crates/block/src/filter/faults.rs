@@ -15,10 +15,10 @@ use std::time::Duration;
 use lunar_reactor::{Handle, Token};
 
 use super::parked::Parked;
-use super::{Gate, Ledger, Policy};
+use super::{Filter, FilterNode, Gate};
 use crate::{
-    AllocationQuery, Cancel, DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress,
-    Space, Stats, run, run_list,
+    AllocationQuery, Cancel, DataHandle, Error, Image, NodeOptions, Op, OpKind, Progress, run,
+    run_list,
 };
 
 /// The operations that a rule is for.
@@ -121,8 +121,7 @@ impl Faults {
 pub struct FaultInjection {
     image: Arc<dyn Image>,
     shared: Arc<Shared>,
-    policy: Policy,
-    ledger: Ledger,
+    node: FilterNode,
 }
 
 #[derive(Debug)]
@@ -155,15 +154,13 @@ impl FaultInjection {
         faults: Faults,
         options: &NodeOptions,
     ) -> Result<Arc<FaultInjection>, Error> {
-        let below = image.info();
         let injection = FaultInjection {
-            policy: Policy::above(&below, options, "blkdebug")?,
+            node: FilterNode::above(&*image, options, "blkdebug")?,
             image,
             shared: Arc::new(Shared {
                 generation: AtomicU64::new(0),
                 active: Mutex::default(),
             }),
-            ledger: Ledger::default(),
         };
         injection.set(faults)?;
         Ok(Arc::new(injection))
@@ -200,50 +197,27 @@ impl Shared {
     }
 }
 
-impl Image for FaultInjection {
-    fn info(&self) -> Info {
-        self.policy.over(self.image.info())
+impl Filter for FaultInjection {
+    fn below(&self) -> &Arc<dyn Image> {
+        &self.image
     }
 
-    fn open(&self, reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
+    fn node(&self) -> Option<&FilterNode> {
+        Some(&self.node)
+    }
+
+    fn over(&self, below: Rc<dyn DataHandle>, reactor: &Handle) -> Rc<dyn DataHandle> {
         let generation = self.shared.generation.load(Ordering::Acquire);
-        Ok(Rc::new(FaultHandle {
-            io: self.image.open(reactor)?,
+        Rc::new(FaultHandle {
+            io: below,
             reactor: reactor.clone(),
-            gate: self.ledger.gate(self.policy),
+            gate: self.node.gate(),
             active: RefCell::new(Arc::clone(&self.shared.active())),
             shared: Arc::clone(&self.shared),
             generation: Cell::new(generation),
             held: Rc::default(),
             serial: Cell::new(0),
-        }))
-    }
-
-    fn stats(&self) -> Stats {
-        Stats {
-            bounces: self.image.stats().bounces,
-            ..self.ledger.total()
-        }
-    }
-
-    fn end_waits(&self) {
-        self.image.end_waits();
-    }
-
-    fn space(&self) -> Option<Space> {
-        self.image.space()
-    }
-
-    fn resize(&self, size: u64) -> Result<(), Error> {
-        self.image.resize(size)
-    }
-
-    fn refresh(&self) -> Result<(), Error> {
-        self.image.refresh()
-    }
-
-    fn close(&self) -> Result<(), Error> {
-        self.image.close()
+        })
     }
 }
 

@@ -4,9 +4,11 @@
 //! These are options of a block node, not nodes of their own: a filter that is a wrapper around a data handle would
 //! cost every operation another indirect call. [`Gate`] is a plain struct inside each data handle instead.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use super::WriteThreshold;
+use super::books::{Books, Counters, add};
 use crate::{DetectZeroes, Error, Info, NodeOptions, Op, OpKind, Progress};
 
 /// The options of a node that rewrite operations.
@@ -103,11 +105,13 @@ pub struct Stats {
     pub errors: u64,
     /// Operations that went through a buffer of our own because the guest's did not suit `O_DIRECT`.
     pub bounces: u64,
+    /// Where the write ended that went furthest into the image.
+    pub highest: u64,
 }
 
-/// The counters of one data handle: one thread writes them, any thread may look.
+/// The counters of one data handle.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+struct Counts {
     reads: AtomicU64,
     read_bytes: AtomicU64,
     writes: AtomicU64,
@@ -116,17 +120,21 @@ pub(crate) struct Counters {
     discards: AtomicU64,
     errors: AtomicU64,
     bounces: AtomicU64,
+    highest: AtomicU64,
 }
 
-impl Counters {
-    /// Counts what another has counted, which counts no more.
-    fn absorb(&self, other: &Counters) {
-        for field in Counters::FIELDS {
+impl Counters for Counts {
+    fn absorb(&self, other: &Counts) {
+        for field in Counts::SUMS {
             add(field(self), field(other).load(Ordering::Relaxed));
         }
+        let highest = other.highest.load(Ordering::Relaxed);
+        self.highest.fetch_max(highest, Ordering::Relaxed);
     }
+}
 
-    const FIELDS: [fn(&Counters) -> &AtomicU64; 8] = [
+impl Counts {
+    const SUMS: [fn(&Counts) -> &AtomicU64; 8] = [
         |c| &c.reads,
         |c| &c.read_bytes,
         |c| &c.writes,
@@ -138,56 +146,40 @@ impl Counters {
     ];
 }
 
-/// A load and a store, because only one thread counts: no locked instruction on the way of an operation.
-#[inline]
-fn add(counter: &AtomicU64, n: u64) {
-    let new = counter.load(Ordering::Relaxed).wrapping_add(n);
-    counter.store(new, Ordering::Relaxed);
-}
-
-/// All counters of an image.
+/// All counters of an image, and its write threshold.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    /// One entry for each data handle, and the first for all that have been closed.
-    handles: Mutex<Vec<Arc<Counters>>>,
+    books: Books<Counts>,
+    threshold: Arc<WriteThreshold>,
 }
 
 impl Ledger {
     pub fn total(&self) -> Stats {
-        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = |field: fn(&Counters) -> &AtomicU64| {
-            handles
-                .iter()
-                .map(|c| field(c).load(Ordering::Relaxed))
-                .sum()
-        };
+        let counts = self.books.total();
         Stats {
-            reads: sum(|c| &c.reads),
-            read_bytes: sum(|c| &c.read_bytes),
-            writes: sum(|c| &c.writes),
-            written_bytes: sum(|c| &c.written_bytes),
-            flushes: sum(|c| &c.flushes),
-            discards: sum(|c| &c.discards),
-            errors: sum(|c| &c.errors),
-            bounces: sum(|c| &c.bounces),
+            reads: counts.reads.into_inner(),
+            read_bytes: counts.read_bytes.into_inner(),
+            writes: counts.writes.into_inner(),
+            written_bytes: counts.written_bytes.into_inner(),
+            flushes: counts.flushes.into_inner(),
+            discards: counts.discards.into_inner(),
+            errors: counts.errors.into_inner(),
+            bounces: counts.bounces.into_inner(),
+            highest: counts.highest.into_inner(),
         }
+    }
+
+    pub fn threshold(&self) -> &Arc<WriteThreshold> {
+        &self.threshold
     }
 
     /// The gate of a new data handle.
     pub fn gate(&self, policy: Policy) -> Gate {
-        let counters = Arc::new(Counters::default());
-        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        let closed = Counters::default();
-        handles.retain(|handle| {
-            let open = Arc::strong_count(handle) > 1;
-            if !open {
-                closed.absorb(handle);
-            }
-            open
-        });
-        handles.insert(0, Arc::new(closed));
-        handles.push(Arc::clone(&counters));
-        Gate { policy, counters }
+        Gate {
+            policy,
+            counts: self.books.open(),
+            threshold: Arc::clone(&self.threshold),
+        }
     }
 }
 
@@ -195,14 +187,15 @@ impl Ledger {
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
     policy: Policy,
-    counters: Arc<Counters>,
+    counts: Arc<Counts>,
+    threshold: Arc<WriteThreshold>,
 }
 
 impl Gate {
     /// Counts and filters `op`. `Some` when it is over already.
     #[inline]
     pub fn admit(&self, op: &mut Op) -> Option<Progress> {
-        let c = &*self.counters;
+        let c = &*self.counts;
         match op.kind {
             OpKind::Read => {
                 add(&c.reads, 1);
@@ -211,25 +204,41 @@ impl Gate {
             OpKind::Write { .. } => {
                 add(&c.writes, 1);
                 add(&c.written_bytes, op.len);
+                self.reaches(op);
             }
             OpKind::Flush => add(&c.flushes, 1),
-            OpKind::Discard | OpKind::WriteZeroes { .. } => add(&c.discards, 1),
+            OpKind::Discard => add(&c.discards, 1),
+            OpKind::WriteZeroes { .. } => {
+                add(&c.discards, 1);
+                self.reaches(op);
+            }
         }
         self.policy.apply(op).map(|result| self.done(result))
+    }
+
+    /// Something is written.
+    #[inline]
+    fn reaches(&self, op: &Op) {
+        let end = op.offset.saturating_add(op.len);
+        let highest = &self.counts.highest;
+        if end > highest.load(Ordering::Relaxed) {
+            highest.store(end, Ordering::Relaxed);
+        }
+        self.threshold.look(end);
     }
 
     /// The operation is over.
     #[inline]
     pub fn done(&self, result: Result<(), Error>) -> Progress {
         if result.is_err() {
-            add(&self.counters.errors, 1);
+            add(&self.counts.errors, 1);
         }
         Progress::Done(result)
     }
 
     /// An operation needs a buffer of our own.
     pub fn bounced(&self) {
-        add(&self.counters.bounces, 1);
+        add(&self.counts.bounces, 1);
     }
 }
 
@@ -249,6 +258,6 @@ mod tests {
         open.bounced();
         let total = ledger.total();
         assert_eq!((total.flushes, total.bounces), (1000, 1));
-        assert!(ledger.handles.lock().map_or(0, |h| h.len()) <= 3);
+        assert!(ledger.books.len() <= 3);
     }
 }

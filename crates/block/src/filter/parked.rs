@@ -32,6 +32,10 @@ impl<T> Parked<T> {
         self.count.set(entries.len());
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.count.get() == 0
+    }
+
     /// Takes the entry of an operation out, if it has one.
     #[inline]
     pub fn take(&self, token: Token) -> Option<T> {

@@ -28,7 +28,7 @@ use crate::filter::{Gate, Ledger, Policy};
 use crate::host::{Expect, HostFile};
 use crate::{
     Allocation, AllocationQuery, DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op,
-    OpKind, Progress, Space, Stats,
+    OpKind, Progress, Space, Stats, WriteThreshold,
 };
 
 type Access = FormatAccess<QcowFile>;
@@ -213,6 +213,10 @@ impl Image for Qcow2 {
 
     fn stats(&self) -> Stats {
         self.ledger.total()
+    }
+
+    fn write_threshold(&self) -> Option<&Arc<WriteThreshold>> {
+        Some(self.ledger.threshold())
     }
 
     fn space(&self) -> Option<Space> {

@@ -6,88 +6,19 @@
     reason = "tests make scatter-gather lists of their own memory; not every test uses everything"
 )]
 
+pub mod reactor;
+pub mod steps;
 pub mod suite;
 
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::mpsc;
 
 use libc::iovec;
 use lunar_block::{Driver, Error, Image, NodeOptions, open_node};
-use lunar_reactor::{App, Config, Handle, Thread, Token};
 use lunar_sgl::Sgl;
 
-type Job = Box<dyn FnOnce(&Handle) + Send>;
-
-struct Runner(Handle);
-
-impl App for Runner {
-    type Message = Job;
-    fn message(&mut self, job: Job) {
-        job(&self.0);
-    }
-    fn complete(&mut self, token: Token, result: i32) {
-        panic!("no test starts direct operations, but {token:?} completed with {result}");
-    }
-    fn ready(&mut self, _token: Token) {}
-    fn poll(&mut self) -> bool {
-        false
-    }
-    fn flush(&mut self) {}
-    fn arm(&mut self) -> bool {
-        false
-    }
-    fn disarm(&mut self) {}
-}
-
-/// A reactor thread that runs what tests give it.
-pub struct Reactor(Option<Thread<Job>>);
-
-impl Reactor {
-    pub fn new() -> Reactor {
-        Reactor(Some(
-            lunar_reactor::spawn(Config::default(), Runner).unwrap(),
-        ))
-    }
-
-    /// Starts a task; the receiver gets its result, or is cut off if the task panics.
-    pub fn start<T, F>(&self, task: impl FnOnce(Handle) -> F + Send + 'static) -> mpsc::Receiver<T>
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + 'static,
-    {
-        let (send, receive) = mpsc::channel();
-        let job = Box::new(move |handle: &Handle| {
-            let future = task(handle.clone());
-            handle.spawn(async move {
-                let _ = send.send(future.await);
-            });
-        });
-        assert!(self.0.as_ref().unwrap().remote().send(job));
-        receive
-    }
-
-    /// Runs a task to its end.
-    pub fn run<T, F>(&self, task: impl FnOnce(Handle) -> F + Send + 'static) -> T
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + 'static,
-    {
-        self.start(task)
-            .recv_timeout(std::time::Duration::from_secs(60))
-            .expect("the task ends")
-    }
-}
-
-impl Drop for Reactor {
-    fn drop(&mut self) {
-        if let Some(thread) = self.0.take() {
-            thread.stop();
-        }
-    }
-}
+pub use reactor::Reactor;
 
 /// Memory in pieces, each at an address of the wanted oddness.
 pub struct Memory {

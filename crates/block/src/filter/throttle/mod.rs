@@ -20,11 +20,8 @@ use lunar_reactor::{Handle, Token};
 
 use self::group::{Lane, Pump};
 use super::parked::Parked;
-use super::{Gate, Ledger, Policy};
-use crate::{
-    AllocationQuery, Cancel, DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress,
-    Space, Stats,
-};
+use super::{Filter, FilterNode, Gate};
+use crate::{AllocationQuery, Cancel, DataHandle, Error, Image, NodeOptions, Op, OpKind, Progress};
 
 pub use bucket::Limit;
 pub use group::{Limits, ThrottleGroup};
@@ -34,35 +31,55 @@ pub use group::{Limits, ThrottleGroup};
 pub struct Throttle {
     image: Arc<dyn Image>,
     membership: Arc<Membership>,
-    /// Which image of its group it is.
-    number: usize,
-    /// What a node has; limits of a device are no node of their own.
-    node: Option<(Policy, Ledger)>,
+    node: FilterNode,
 }
 
 /// The group that an image is in, as all its data handles have to see it.
 #[derive(Debug)]
-struct Membership {
+pub(super) struct Membership {
+    /// Which image of its group it is.
+    number: usize,
     /// Moves with each change, so that handles look at the group only then.
     generation: AtomicU64,
     group: Mutex<Option<Arc<ThrottleGroup>>>,
 }
 
 impl Membership {
-    fn group(&self) -> MutexGuard<'_, Option<Arc<ThrottleGroup>>> {
+    pub fn new(group: Option<Arc<ThrottleGroup>>) -> Arc<Membership> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        Arc::new(Membership {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            generation: AtomicU64::new(0),
+            group: Mutex::new(group),
+        })
+    }
+
+    pub fn group(&self) -> MutexGuard<'_, Option<Arc<ThrottleGroup>>> {
         self.group.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the image into another group, or none. What waits in the old one waits in the new one then, or goes.
+    pub fn set(&self, group: Option<Arc<ThrottleGroup>>) {
+        let old = {
+            let mut current = self.group();
+            let old = std::mem::replace(&mut *current, group);
+            self.generation.fetch_add(1, Ordering::Release);
+            old
+        };
+        if let Some(old) = old {
+            old.let_go(|image, _, _| image == self.number);
+        }
+    }
+
+    /// Whatever waits goes at once.
+    pub fn end_waits(&self) {
+        if let Some(group) = &*self.group() {
+            group.let_go(|image, _, _| image == self.number);
+        }
     }
 }
 
 impl Throttle {
-    /// Limits a device, if it is in a group: with no options, and no statistics, but the image's.
-    pub fn beneath_device(
-        image: Arc<dyn Image>,
-        group: Option<Arc<ThrottleGroup>>,
-    ) -> Arc<Throttle> {
-        Throttle::make(image, group, None)
-    }
-
     /// Makes a node of `image` that is one of the group's.
     ///
     /// # Errors
@@ -72,29 +89,11 @@ impl Throttle {
         group: Arc<ThrottleGroup>,
         options: &NodeOptions,
     ) -> Result<Arc<Throttle>, Error> {
-        let policy = Policy::above(&image.info(), options, "throttle")?;
-        Ok(Throttle::make(
+        Ok(Arc::new(Throttle {
+            node: FilterNode::above(&*image, options, "throttle")?,
+            membership: Membership::new(Some(group)),
             image,
-            Some(group),
-            Some((policy, Ledger::default())),
-        ))
-    }
-
-    fn make(
-        image: Arc<dyn Image>,
-        group: Option<Arc<ThrottleGroup>>,
-        node: Option<(Policy, Ledger)>,
-    ) -> Arc<Throttle> {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        Arc::new(Throttle {
-            image,
-            membership: Arc::new(Membership {
-                generation: AtomicU64::new(0),
-                group: Mutex::new(group),
-            }),
-            number: NUMBER.fetch_add(1, Ordering::Relaxed),
-            node,
-        })
+        }))
     }
 
     /// Its group.
@@ -104,89 +103,30 @@ impl Throttle {
 
     /// Puts it into another group, or none. What waits in the old one waits in the new one then, or goes.
     pub fn set_group(&self, group: Option<Arc<ThrottleGroup>>) {
-        let old = {
-            let mut current = self.membership.group();
-            let old = std::mem::replace(&mut *current, group);
-            self.membership.generation.fetch_add(1, Ordering::Release);
-            old
-        };
-        if let Some(old) = old {
-            old.let_go(|image, _, _| image == self.number);
-        }
+        self.membership.set(group);
     }
 }
 
-impl Image for Throttle {
-    fn info(&self) -> Info {
-        let below = self.image.info();
-        match &self.node {
-            Some((policy, _)) => policy.over(below),
-            None => below,
-        }
+impl Filter for Throttle {
+    fn below(&self) -> &Arc<dyn Image> {
+        &self.image
     }
 
-    fn open(&self, reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
-        let (generation, group) = {
-            // Changed together, under the lock.
-            let group = self.membership.group();
-            let generation = self.membership.generation.load(Ordering::Acquire);
-            (generation, group.clone())
-        };
-        Ok(Rc::new(ThrottleHandle(Rc::new(Member {
-            io: self.image.open(reactor)?,
-            reactor: reactor.clone(),
-            gate: self
-                .node
-                .as_ref()
-                .map(|(policy, ledger)| ledger.gate(*policy)),
-            membership: Arc::clone(&self.membership),
-            generation: Cell::new(generation),
-            group: RefCell::new(group),
-            number: self.number,
-            pump: Arc::default(),
-            held: Parked::default(),
-            waiting: Cell::new(0),
-            is_pumping: Cell::new(false),
-        }))))
+    fn node(&self) -> Option<&FilterNode> {
+        Some(&self.node)
     }
 
-    fn stats(&self) -> Stats {
-        let below = self.image.stats();
-        match &self.node {
-            Some((_, ledger)) => Stats {
-                bounces: below.bounces,
-                ..ledger.total()
-            },
-            None => below,
-        }
+    fn over(&self, below: Rc<dyn DataHandle>, reactor: &Handle) -> Rc<dyn DataHandle> {
+        let gate = Some(self.node.gate());
+        Rc::new(ThrottleHandle::new(below, reactor, &self.membership, gate))
     }
 
-    /// Whatever waits goes at once.
-    fn end_waits(&self) {
-        if let Some(group) = self.group() {
-            group.let_go(|image, _, _| image == self.number);
-        }
-        self.image.end_waits();
-    }
-
-    fn space(&self) -> Option<Space> {
-        self.image.space()
-    }
-
-    fn resize(&self, size: u64) -> Result<(), Error> {
-        self.image.resize(size)
-    }
-
-    fn refresh(&self) -> Result<(), Error> {
-        self.image.refresh()
-    }
-
-    fn close(&self) -> Result<(), Error> {
-        self.image.close()
+    fn release(&self) {
+        self.membership.end_waits();
     }
 }
 
-struct ThrottleHandle(Rc<Member>);
+pub(super) struct ThrottleHandle(Rc<Member>);
 
 /// Where an operation waits, if it is limited.
 #[inline]
@@ -207,7 +147,6 @@ struct Member {
     /// The group as this handle knows it, and of which generation it is.
     generation: Cell<u64>,
     group: RefCell<Option<Arc<ThrottleGroup>>>,
-    number: usize,
     pump: Arc<Pump>,
     held: Parked<Then>,
     /// How many of those are not let go yet.
@@ -269,7 +208,7 @@ impl Member {
         let generation = this.generation.get();
         this.held.insert(token, Then::Starts(generation));
         this.waiting.set(this.waiting.get() + 1);
-        group.join(lane, this.number, (token, op.len), &this.pump);
+        group.join(lane, this.membership.number, (token, op.len), &this.pump);
         if this.has_changed(generation) {
             // Whoever changed the group may have been too early to find this one there.
             group.let_go(|_, pump, other| Arc::ptr_eq(pump, &this.pump) && other == token);
@@ -312,6 +251,37 @@ impl Member {
 }
 
 impl ThrottleHandle {
+    pub fn new(
+        io: Rc<dyn DataHandle>,
+        reactor: &Handle,
+        membership: &Arc<Membership>,
+        gate: Option<Gate>,
+    ) -> ThrottleHandle {
+        let (generation, group) = {
+            // Changed together, under the lock.
+            let group = membership.group();
+            let generation = membership.generation.load(Ordering::Acquire);
+            (generation, group.clone())
+        };
+        ThrottleHandle(Rc::new(Member {
+            io,
+            reactor: reactor.clone(),
+            gate,
+            membership: Arc::clone(membership),
+            generation: Cell::new(generation),
+            group: RefCell::new(group),
+            pump: Arc::default(),
+            held: Parked::default(),
+            waiting: Cell::new(0),
+            is_pumping: Cell::new(false),
+        }))
+    }
+
+    /// Whether it holds no operation.
+    pub fn is_empty(&self) -> bool {
+        self.0.held.is_empty()
+    }
+
     fn pass(&self, progress: Progress) -> Progress {
         match progress {
             Progress::Done(result) => self.done(result),
