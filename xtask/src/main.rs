@@ -23,6 +23,7 @@ mod cpio;
 mod demo;
 mod guest_image;
 mod guest_tests;
+mod howto;
 mod kernel;
 mod picture;
 mod process;

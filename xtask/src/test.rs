@@ -10,7 +10,7 @@ use crate::guest_image::GuestImage;
 use crate::guest_tests::{self, Lab, Tally};
 use crate::process::{step, tied};
 use crate::storage::{Server, build_lunar};
-use crate::{apt, boot_disk, check, process, qmp, target_directory};
+use crate::{apt, boot_disk, check, howto, process, qmp, target_directory};
 
 #[derive(Args)]
 pub struct Options {
@@ -33,6 +33,8 @@ enum Part {
     Crates,
     /// A session of QMP's own client with a server
     Qmp,
+    /// The commands of docs/howto.md
+    Howto,
     /// Tests in a real Linux guest
     Guest,
 }
@@ -51,6 +53,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     if wanted(Part::Qmp) {
         tally += qmp::test()?;
+    }
+    if wanted(Part::Howto) {
+        tally += howto::test()?;
     }
     if guest {
         tally += in_guests(options)?;
