@@ -108,11 +108,12 @@ impl Lane {
                 Some(claims) => Some(claims.share(from, to - from).await),
                 None => None,
             };
+            let sweep = self.shared.sweeps.during();
             let zeroed = self
                 .reactor
                 .allocate(&self.file, mode, from, to - from)
                 .await;
-            drop(claim);
+            drop((claim, sweep));
             match zeroed {
                 Ok(()) => left = [(offset, from), (to, end)],
                 Err(e) if can_be_written(&e) => {}

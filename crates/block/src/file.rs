@@ -1,6 +1,7 @@
-//! `file` and `host_device`: bytes of the host, through `io_uring` directly on the guest's memory.
+//! `file` and `host_device`: bytes of the host, moved directly from and to the guest's memory.
 //!
-//! An operation that suits the file is one entry in the ring and one completion. What does not suit it (memory that
+//! An operation that suits the file is one system call in place, or one entry in the ring and one completion: see
+//! [`crate::route`]. What does not suit it (memory that
 //! `O_DIRECT` refuses, a short transfer, a range that cannot be zeroed in one call) is handed to a task, see
 //! [`crate::bounce`].
 
@@ -18,6 +19,7 @@ use crate::claim::Claims;
 use crate::filter::{Gate, Ledger, Policy};
 use crate::host::{Align, Expect, HostFile};
 use crate::op::Step;
+use crate::route::{Route, Sweeps};
 use crate::{
     AllocationQuery, DataHandle, Error, Image, Info, NodeOptions, Op, OpKind, Progress, Space,
     Stats, WriteThreshold,
@@ -38,14 +40,28 @@ pub(crate) struct Shared {
     pub host: HostFile,
     /// Where the medium's blocks are longer than those of an operation can be.
     pub claims: Option<Arc<Claims>>,
+    pub sweeps: Sweeps,
 }
 
 impl Shared {
     pub fn new(host: HostFile) -> Shared {
         Shared {
             claims: (host.align.request > 512).then(|| Arc::new(Claims::new())),
+            sweeps: Sweeps::default(),
             host,
         }
+    }
+
+    /// One reactor's way to the file.
+    pub fn route(&self, reactor: &Handle, file: &File, gate: &Gate) -> Route {
+        let sweeps = self.sweeps.clone();
+        Route::new(
+            reactor.clone(),
+            file.clone(),
+            self.host.medium,
+            sweeps,
+            gate.clone(),
+        )
     }
 }
 
@@ -88,7 +104,9 @@ impl Image for FileImage {
 
     fn open(&self, reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
         let file = reactor.register(self.shared.host.duplicate()?);
+        let gate = self.ledger.gate(self.policy);
         Ok(Rc::new(FileHandle {
+            route: self.shared.route(reactor, &file, &gate),
             lane: Rc::new(Lane {
                 reactor: reactor.clone(),
                 file,
@@ -96,7 +114,7 @@ impl Image for FileImage {
             }),
             align: self.shared.host.align,
             claims: self.shared.claims.clone(),
-            gate: self.ledger.gate(self.policy),
+            gate,
         }))
     }
 
@@ -119,6 +137,7 @@ impl Image for FileImage {
             return refuse("it is open read-only");
         }
         if !host.is_device {
+            let _sweep = self.shared.sweeps.during();
             host.set_end(size)?;
         } else if whole(host.end()?) != size {
             return refuse("a block device has the size that the host gives it; change it there");
@@ -139,6 +158,8 @@ impl Image for FileImage {
 }
 
 struct FileHandle {
+    route: Route,
+    /// For what is not one call.
     lane: Rc<Lane>,
     align: Align,
     /// As in [`Shared`].
@@ -147,10 +168,6 @@ struct FileHandle {
 }
 
 impl FileHandle {
-    fn file(&self) -> &File {
-        &self.lane.file
-    }
-
     /// Whether the kernel takes `op` as it is.
     #[inline]
     fn suits(&self, op: &Op) -> bool {
@@ -167,13 +184,17 @@ impl FileHandle {
                 .all(|s| s.iov_base.addr() as u64 & memory == 0 && s.iov_len as u64 & request == 0)
     }
 
-    /// Claims the place that `op`, which suits, will write to until the kernel has done so. `false`: it has to wait.
+    /// Claims the place that `op`, which suits, will change until the kernel has done so. `false`: it has to wait.
     #[inline]
     fn claim(&self, op: &Op) -> bool {
-        match &self.claims {
+        let claimed = match &self.claims {
             Some(claims) if op.kind.writes() => claims.try_share(op.offset, op.len),
             _ => true,
+        };
+        if claimed && op.kind.sweeps() {
+            self.lane.shared.sweeps.begin();
         }
+        claimed
     }
 
     /// Ends what [`FileHandle::claim`] has begun.
@@ -184,12 +205,15 @@ impl FileHandle {
         {
             claims.unshare(op.offset, op.len);
         }
+        if op.kind.sweeps() {
+            self.lane.shared.sweeps.end();
+        }
     }
 
-    /// Gives the next step of `op` to the kernel.
+    /// The next step of `op`.
     #[inline]
-    fn submit(&self, op: &Op, token: Token) -> Progress {
-        let call = match (op.step, op.kind) {
+    fn call(op: &Op) -> Syscall {
+        match (op.step, op.kind) {
             (Step::Sync, _) | (_, OpKind::Flush) => Syscall::Sync { data_only: true },
             (_, OpKind::Read) => Syscall::Read {
                 data: op.data,
@@ -206,9 +230,16 @@ impl FileHandle {
                 offset: op.offset,
                 len: op.len,
             },
-        };
-        self.lane.reactor.submit(self.file(), call, token);
-        Progress::Pending
+        }
+    }
+
+    /// Takes the next step of `op`, and those that follow if it is over at once.
+    #[inline]
+    fn step(&self, op: &mut Op, token: Token) -> Progress {
+        match self.route.start(Self::call(op), token) {
+            Some(result) => self.resume(op, token, result),
+            None => Progress::Pending,
+        }
     }
 
     /// Hands the rest of `op`, from byte `done` on, to a task, which delivers the operation's result.
@@ -238,7 +269,7 @@ impl DataHandle for FileHandle {
             return over;
         }
         if self.suits(op) && self.claim(op) {
-            return self.submit(op, token);
+            return self.step(op, token);
         }
         if matches!(op.kind, OpKind::Read | OpKind::Write { .. }) {
             self.gate.bounced();
@@ -248,7 +279,8 @@ impl DataHandle for FileHandle {
 
     fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress {
         if op.step != Step::Task && matches!(-result, libc::EINTR | libc::EAGAIN) {
-            return self.submit(op, token);
+            self.route.submit(Self::call(op), token);
+            return Progress::Pending;
         }
         if op.step == Step::Whole {
             self.unclaim(op);
@@ -266,7 +298,7 @@ impl DataHandle for FileHandle {
             }
             (Step::Whole, OpKind::WriteZeroes { fua: true, .. }) => {
                 op.step = Step::Sync;
-                self.submit(op, token)
+                self.step(op, token)
             }
             _ => self.gate.done(Ok(())),
         }

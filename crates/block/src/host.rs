@@ -8,6 +8,7 @@ use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Mode, OFlags, StatxFla
 use rustix::io::Errno;
 
 use crate::lock::{self, Permissions, Refusal};
+use crate::route::Medium;
 use crate::{Allocation, Error, NodeOptions, Space};
 
 /// What the user has asked for.
@@ -38,6 +39,7 @@ pub(crate) struct HostFile {
     pub is_device: bool,
     pub writable: bool,
     pub align: Align,
+    pub medium: Medium,
     /// Holes can be punched, and read as zeroes.
     pub can_punch: bool,
     pub granularity: u32,
@@ -91,6 +93,13 @@ impl HostFile {
         };
         #[cfg(test)]
         let align = tests::pretend(align);
+        let medium = match () {
+            () if !is_device && lives_in_memory(fd.as_fd()) => Medium::Memory,
+            () if options.direct => Medium::Device,
+            () => Medium::Cache,
+        };
+        #[cfg(test)]
+        let medium = tests::MEDIUM.get().unwrap_or(medium);
         let (can_punch, granularity) = if is_device {
             device_discard(stat.st_rdev)
         } else {
@@ -103,6 +112,7 @@ impl HostFile {
             is_device,
             writable,
             align,
+            medium,
             can_punch,
             granularity: if granularity.is_power_of_two() {
                 granularity.clamp(512, 1 << 20)
@@ -317,6 +327,23 @@ fn explain_in_use(permission: &str, options: &NodeOptions) -> String {
     )
 }
 
+/// Whether the file system keeps its files in memory.
+#[allow(
+    clippy::useless_conversion,
+    reason = "the width of the number differs between architectures"
+)]
+fn lives_in_memory(fd: BorrowedFd<'_>) -> bool {
+    const TMPFS: u32 = 0x0102_1994;
+    const RAMFS: u32 = 0x8584_58f6;
+    const HUGETLBFS: u32 = 0x9584_58f6;
+    // 32 bits everywhere, whatever the sign makes of them.
+    fs::fstatfs(fd).is_ok_and(|s| {
+        [TMPFS, RAMFS, HUGETLBFS]
+            .iter()
+            .any(|&magic| i64::from(s.f_type) & 0xffff_ffff == i64::from(magic))
+    })
+}
+
 /// Asks the kernel (since Linux 6.1), else tries.
 fn direct_align(fd: BorrowedFd<'_>, is_device: bool) -> Result<Align, String> {
     const REFUSED: &str =
@@ -392,6 +419,11 @@ pub(crate) mod tests {
     thread_local! {
         /// What files that this thread opens shall want of offsets and lengths, whatever they are on.
         pub(crate) static REQUEST_ALIGN: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    thread_local! {
+        /// Where files that this thread opens shall seem to be.
+        pub(crate) static MEDIUM: Cell<Option<Medium>> = const { Cell::new(None) };
     }
 
     pub(super) fn pretend(align: Align) -> Align {

@@ -44,6 +44,7 @@ mod null;
 mod op;
 mod qcow2;
 mod raw;
+mod route;
 mod space;
 
 use std::rc::Rc;

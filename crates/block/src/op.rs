@@ -34,6 +34,12 @@ impl OpKind {
     pub(crate) fn writes(self) -> bool {
         !matches!(self, OpKind::Read | OpKind::Flush)
     }
+
+    /// Whether it changes a range as a whole, whose length no buffer bounds.
+    #[inline]
+    pub(crate) fn sweeps(self) -> bool {
+        matches!(self, OpKind::Discard | OpKind::WriteZeroes { .. })
+    }
 }
 
 /// One operation on an image. Offsets and lengths are in bytes; the crate documentation says who checks what.

@@ -102,10 +102,7 @@ impl Image for Raw {
         let below = self.file.stats();
         match &self.ledger {
             None => below,
-            Some(ledger) => Stats {
-                bounces: below.bounces,
-                ..ledger.total()
-            },
+            Some(ledger) => ledger.total().above(below),
         }
     }
 

@@ -136,6 +136,10 @@ pub struct BlockStats {
     pub errors: u64,
     /// Operations that went through a buffer.
     pub bounces: u64,
+    /// Operations that were carried out in place, without `io_uring`.
+    pub inline: u64,
+    /// Attempts to do so that failed, because the operation would have had to wait.
+    pub inline_misses: u64,
 }
 
 impl From<lunar_block::Stats> for BlockStats {
@@ -149,6 +153,8 @@ impl From<lunar_block::Stats> for BlockStats {
             discards: stats.discards,
             errors: stats.errors,
             bounces: stats.bounces,
+            inline: stats.inline,
+            inline_misses: stats.inline_misses,
         }
     }
 }

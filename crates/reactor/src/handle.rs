@@ -66,6 +66,15 @@ impl Handle {
         self.ring.submit_direct(file, call, token);
     }
 
+    /// Carries `call` out here and now and returns what [`crate::App::complete`] would get, or `None` when this turn of the
+    /// loop has spent enough time in such calls already: then it must be submitted. The loop stands still meanwhile, so
+    /// this is for calls that only move memory, or that `RWF_NOWAIT` keeps from waiting.
+    #[inline]
+    #[must_use]
+    pub fn attempt(&self, file: &File, call: Syscall) -> Option<i32> {
+        self.ring.attempt(file, call)
+    }
+
     /// Ends `token` from within: for a task that serves a direct operation. The result arrives in
     /// [`crate::App::complete`] in this turn or the next, or at the [`Awaitable`] whose token it is.
     pub fn deliver(&self, token: Token, result: i32) {

@@ -9,7 +9,8 @@
 //! # The central type
 //! [`Handle`], a cheap clone (`Rc`), is how code on the thread starts operations and tasks. Two styles share it:
 //! - the *direct* style names an operation with a [`Token`] and gets the kernel's result in [`App::complete`]: no
-//!   allocation and no future, for READ, WRITE and flush ([`Handle::submit`]);
+//!   allocation and no future, for READ, WRITE and flush ([`Handle::submit`]; and [`Handle::attempt`] for what takes less
+//!   time than an entry in the ring);
 //! - the *task* style is `async`: [`Handle::spawn`] runs a future, and [`Handle::read`] and its neighbours are the
 //!   same operations, awaited. Such a future may be dropped at any time: what the kernel still uses stays alive in
 //!   the ring's own table until it completes.
@@ -28,6 +29,7 @@
 
 mod buf;
 mod handle;
+mod inline;
 mod offload;
 mod remote;
 mod ring;

@@ -23,10 +23,11 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use lunar_sgl::Sgl;
 use slab::Slab;
 
+use crate::inline::{Allowance, carry_out};
 use crate::{IoBuf, Token};
 
 /// The most segments one vectored call takes (`UIO_MAXIOV`); longer lists end in a short result.
-const MAX_SEGMENTS: usize = 1024;
+pub(crate) const MAX_SEGMENTS: usize = 1024;
 /// Files one ring can hold registered; further ones work through their descriptor.
 const FILE_TABLE: u64 = 16384;
 /// `IORING_ENTER_GETEVENTS`: run deferred completions.
@@ -217,6 +218,7 @@ pub(crate) struct Ring {
     epoch: Cell<u64>,
     retired: RefCell<Retired>,
     reaped: Cell<Vec<cqueue::Entry>>,
+    allowance: Allowance,
 }
 
 /// A completion for the application.
@@ -264,6 +266,7 @@ impl Ring {
             epoch: Cell::new(0),
             retired: RefCell::default(),
             reaped: Cell::new(Vec::new()),
+            allowance: Allowance::new(),
         }))
     }
 
@@ -286,6 +289,13 @@ impl Ring {
     #[inline]
     pub(crate) fn forget_now(&self) {
         self.now.set(0);
+    }
+
+    /// A turn of the loop begins.
+    #[inline]
+    pub(crate) fn begin_turn(&self) {
+        self.forget_now();
+        self.allowance.renew();
     }
 
     pub(crate) fn register(self: &Rc<Self>, fd: OwnedFd) -> File {
@@ -370,6 +380,17 @@ impl Ring {
 
     pub(crate) fn submit_direct(&self, file: &File, call: Syscall, token: Token) {
         self.push_call(file, call, token.0);
+    }
+
+    /// Carries `call` out at once, if the turn's allowance is enough.
+    #[inline]
+    pub(crate) fn attempt(&self, file: &File, call: Syscall) -> Option<i32> {
+        if !self.allowance.take(&call) {
+            return None;
+        }
+        let result = carry_out(file.inner.raw, call);
+        self.forget_now();
+        Some(result)
     }
 
     pub(crate) fn deliver(&self, token: Token, result: i32) {

@@ -141,7 +141,7 @@ fn run<A: App>(app: &mut A, handle: &Handle, mailbox: &Mailbox<A::Message>, spin
     let mut grace = STOPPING_TURNS;
     loop {
         let mut worked = false;
-        ring.forget_now();
+        ring.begin_turn();
         let woken = mailbox.bell.take_woken();
         if woken {
             for _ in 0..MESSAGES_PER_TURN {

@@ -107,6 +107,22 @@ pub struct Stats {
     pub bounces: u64,
     /// Where the write ended that went furthest into the image.
     pub highest: u64,
+    /// Reads, writes and flushes that were carried out in place, without the ring.
+    pub inline: u64,
+    /// Attempts to carry out a read in place that failed, because it would have had to wait.
+    pub inline_misses: u64,
+}
+
+impl Stats {
+    /// These counts of an image that is above another one, with what only the one beneath knows: how operations went.
+    pub(crate) fn above(self, below: Stats) -> Stats {
+        Stats {
+            bounces: below.bounces,
+            inline: below.inline,
+            inline_misses: below.inline_misses,
+            ..self
+        }
+    }
 }
 
 /// The counters of one data handle.
@@ -121,6 +137,8 @@ struct Counts {
     errors: AtomicU64,
     bounces: AtomicU64,
     highest: AtomicU64,
+    inline: AtomicU64,
+    inline_misses: AtomicU64,
 }
 
 impl Counters for Counts {
@@ -134,7 +152,7 @@ impl Counters for Counts {
 }
 
 impl Counts {
-    const SUMS: [fn(&Counts) -> &AtomicU64; 8] = [
+    const SUMS: [fn(&Counts) -> &AtomicU64; 10] = [
         |c| &c.reads,
         |c| &c.read_bytes,
         |c| &c.writes,
@@ -143,6 +161,8 @@ impl Counts {
         |c| &c.discards,
         |c| &c.errors,
         |c| &c.bounces,
+        |c| &c.inline,
+        |c| &c.inline_misses,
     ];
 }
 
@@ -165,6 +185,8 @@ impl Ledger {
             discards: counts.discards.into_inner(),
             errors: counts.errors.into_inner(),
             bounces: counts.bounces.into_inner(),
+            inline: counts.inline.into_inner(),
+            inline_misses: counts.inline_misses.into_inner(),
             highest: counts.highest.into_inner(),
         }
     }
@@ -239,6 +261,17 @@ impl Gate {
     /// An operation needs a buffer of our own.
     pub fn bounced(&self) {
         add(&self.counts.bounces, 1);
+    }
+
+    /// An operation has been carried out in place.
+    #[inline]
+    pub fn inlined(&self) {
+        add(&self.counts.inline, 1);
+    }
+
+    /// One could not be.
+    pub fn missed(&self) {
+        add(&self.counts.inline_misses, 1);
     }
 }
 

@@ -93,10 +93,7 @@ impl<F: Filter> Image for F {
     fn stats(&self) -> Stats {
         let below = self.below().stats();
         match self.node() {
-            Some(node) => Stats {
-                bounces: below.bounces,
-                ..node.ledger.total()
-            },
+            Some(node) => node.ledger.total().above(below),
             None => below,
         }
     }

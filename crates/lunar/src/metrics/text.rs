@@ -103,6 +103,16 @@ const DISKS: &[Metric<DeviceInfo>] = &[
         "Operations that had to be copied through a buffer, through all paths to the disk's image.",
         |disk| disk.stats.bounces,
     ),
+    counter(
+        "lunar_disk_inline_total",
+        "Operations that were carried out in place, without io_uring, through all paths to the disk's image.",
+        |disk| disk.stats.inline,
+    ),
+    counter(
+        "lunar_disk_inline_misses_total",
+        "Attempts to carry out a read in place that would have had to wait, through all paths to the disk's image.",
+        |disk| disk.stats.inline_misses,
+    ),
 ];
 
 /// Everything about a host.
