@@ -1,11 +1,11 @@
-//! The developer's commands: `cargo xtask demo`, `test` and `conformance`.
+//! The developer's commands: `cargo xtask demo`, `test`, `conformance` and `instructions`.
 //!
 //! All start from a machine that has Rust and Debian's package tools, say what else they need, install
 //! it, and build what is left to build: the workspace, and a small Linux guest out of Debian packages
 //! ([`guest_image`]). A guest is a [`qemu::Machine`] whose disks come from `lunar serve` ([`storage`]); it runs one
 //! job and reports the job's output and exit status. [`demo`] runs the job that the user typed,
 //! [`guest_tests`] runs the project's, [`conformance`] a public suite, [`check`] looks at everything that needs no guest, [`qmp`] is
-//! a session of QMP's own client with a server.
+//! a session of QMP's own client with a server, [`instructions`] counts what commands cost.
 //!
 //! Nothing outlives the command, however it ends: every child process is tied to its parent's life
 //! ([`process`]), and every temporary directory to a janitor that waits for the command's end ([`scratch`]).
@@ -24,6 +24,7 @@ mod demo;
 mod guest_image;
 mod guest_tests;
 mod howto;
+mod instructions;
 mod kernel;
 mod picture;
 mod process;
@@ -61,6 +62,8 @@ enum Command {
     Test(test::Options),
     /// Run libiscsi's SCSI suites on disks of every kind, and write docs/conformance.md
     Conformance(conformance::Options),
+    /// Count the instructions that a READ or a WRITE costs, and compare them with what was accepted
+    Instructions(instructions::Options),
     /// Draw the terminal text on standard input as an SVG image
     #[command(hide = true)]
     Picture,
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(options),
         Command::Test(options) => test::run(options),
         Command::Conformance(options) => conformance::run(options),
+        Command::Instructions(options) => instructions::run(options),
         Command::Picture => picture::run(),
     };
     result.unwrap_or_else(|error| {

@@ -10,7 +10,7 @@ use crate::guest_image::GuestImage;
 use crate::guest_tests::{self, Lab, Tally};
 use crate::process::{step, tied};
 use crate::storage::{Server, build_lunar};
-use crate::{apt, boot_disk, check, howto, process, qmp, target_directory};
+use crate::{apt, boot_disk, check, howto, instructions, process, qmp, target_directory};
 
 #[derive(Args)]
 pub struct Options {
@@ -35,6 +35,8 @@ enum Part {
     Qmp,
     /// The commands of docs/howto.md
     Howto,
+    /// Instructions for each command, under callgrind
+    Instructions,
     /// Tests in a real Linux guest
     Guest,
 }
@@ -56,6 +58,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     if wanted(Part::Howto) {
         tally += howto::test()?;
+    }
+    if wanted(Part::Instructions) {
+        tally += instructions::test()?;
     }
     if guest {
         tally += in_guests(options)?;

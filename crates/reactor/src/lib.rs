@@ -41,7 +41,7 @@ pub use handle::{Awaitable, Handle, Watch};
 pub use offload::{NotDone, Sequence, block_on, offload};
 pub use remote::Remote;
 pub use ring::{File, Syscall, clock};
-pub use run::{Config, Thread, spawn};
+pub use run::{Config, Reactor, Thread, spawn};
 
 /// Names one direct operation; the application chooses it (a slot index, say). The two top bits are
 /// reserved for the reactor.

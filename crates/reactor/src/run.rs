@@ -66,10 +66,6 @@ pub fn spawn<A: App>(
     config: Config,
     make: impl FnOnce(Handle) -> A + Send + 'static,
 ) -> std::io::Result<Thread<A::Message>> {
-    let mailbox = Mailbox::new()?;
-    let remote = Remote {
-        mailbox: Arc::clone(&mailbox),
-    };
     let (started, start) = std::sync::mpsc::sync_channel(1);
     let join = std::thread::Builder::new()
         .name(config.name.clone())
@@ -77,16 +73,10 @@ pub fn spawn<A: App>(
             if let Some(cpu) = config.cpu {
                 pin(cpu);
             }
-            match Ring::new(config.entries) {
-                Ok(ring) => {
-                    let _closer = Closer(&mailbox);
-                    let handle = Handle::new(ring, Arc::clone(&mailbox.bell));
-                    Handle::set_current(Some(handle.clone()));
-                    let _unset = Unset;
-                    let mut app = make(handle.clone());
-                    let _ = started.send(Ok(()));
-                    run(&mut app, &handle, &mailbox, config.spin);
-                    handle.executor.clear();
+            match Reactor::new(config.entries, make) {
+                Ok(mut reactor) => {
+                    let _ = started.send(Ok(reactor.remote()));
+                    reactor.run(config.spin);
                 }
                 Err(error) => {
                     let _ = started.send(Err(error));
@@ -94,7 +84,7 @@ pub fn spawn<A: App>(
             }
         })?;
     match start.recv() {
-        Ok(Ok(())) => Ok(Thread { remote, join }),
+        Ok(Ok(remote)) => Ok(Thread { remote, join }),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(std::io::Error::other(
             "the reactor thread ended while it was starting",
@@ -111,10 +101,10 @@ fn pin(cpu: usize) {
     }
 }
 
-/// Refuses messages once the thread is gone, however it ended: whoever waits for an answer then learns it.
-struct Closer<'a, M>(&'a Mailbox<M>);
+/// Refuses messages once the reactor is gone, however it ended: whoever waits for an answer then learns it.
+struct Closer<M>(Arc<Mailbox<M>>);
 
-impl<M> Drop for Closer<'_, M> {
+impl<M> Drop for Closer<M> {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -129,19 +119,63 @@ impl Drop for Unset {
     }
 }
 
-fn run<A: App>(app: &mut A, handle: &Handle, mailbox: &Mailbox<A::Message>, spin: Duration) {
-    let Ok(event) = mailbox.bell.event().try_clone() else {
-        return;
-    };
-    let ring: &Ring = &handle.ring;
-    // Ready events of this watch need no handling: the wake-up is all.
-    let bell = ring.watch(event, Some(BELL));
-    let mut spinning = Spin::new(spin);
-    let mut stopping = false;
-    let mut grace = STOPPING_TURNS;
-    loop {
+/// A reactor on the thread that made it, for a thread that has a loop of its own and takes [turns](Reactor::turn) in it;
+/// [`spawn`] gives a reactor a thread. One thread has one at a time.
+pub struct Reactor<A: App> {
+    app: A,
+    _unset: Unset,
+    handle: Handle,
+    mailbox: Closer<A::Message>,
+    /// The watch of the event by which other threads wake this one.
+    bell: usize,
+    stopping: bool,
+}
+
+impl<A: App> std::fmt::Debug for Reactor<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reactor")
+            .field("stopping", &self.stopping)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<A: App> Reactor<A> {
+    /// Sets a ring with so many submission entries up, and lets `make` build the application.
+    ///
+    /// # Errors
+    /// The ring could not be set up.
+    pub fn new(entries: u32, make: impl FnOnce(Handle) -> A) -> std::io::Result<Reactor<A>> {
+        let mailbox = Mailbox::new()?;
+        let event = mailbox.bell.event().try_clone()?;
+        let mailbox = Closer(mailbox);
+        let handle = Handle::new(Ring::new(entries)?, Arc::clone(&mailbox.0.bell));
+        Handle::set_current(Some(handle.clone()));
+        let unset = Unset;
+        // Ready events of this watch need no handling: the wake-up is all.
+        let bell = handle.ring.watch(event, Some(BELL));
+        Ok(Reactor {
+            app: make(handle.clone()),
+            _unset: unset,
+            handle,
+            mailbox,
+            bell,
+            stopping: false,
+        })
+    }
+
+    /// Where to send messages.
+    pub fn remote(&self) -> Remote<A::Message> {
+        Remote {
+            mailbox: Arc::clone(&self.mailbox.0),
+        }
+    }
+
+    /// Does everything that there is to do now, within bounds, and returns whether there was anything. It never sleeps.
+    pub fn turn(&mut self) -> bool {
+        let Reactor { app, handle, .. } = self;
+        let mailbox = &*self.mailbox.0;
         let mut worked = false;
-        ring.begin_turn();
+        handle.ring.begin_turn();
         let woken = mailbox.bell.take_woken();
         if woken {
             for _ in 0..MESSAGES_PER_TURN {
@@ -153,11 +187,11 @@ fn run<A: App>(app: &mut A, handle: &Handle, mailbox: &Mailbox<A::Message>, spin
                 // There may be more than one turn's worth.
                 mailbox.bell.look_again();
             }
-            stopping = mailbox.stopping();
+            self.stopping = mailbox.stopping();
         }
         worked |= app.poll();
-        ring.forget_now();
-        worked |= ring.reap(|event| match event {
+        handle.ring.forget_now();
+        worked |= handle.ring.reap(|event| match event {
             Event::Complete(token, result) => app.complete(token, result),
             Event::Ready(BELL) => {}
             Event::Ready(token) => app.ready(token),
@@ -167,31 +201,51 @@ fn run<A: App>(app: &mut A, handle: &Handle, mailbox: &Mailbox<A::Message>, spin
             worked |= handle.executor.run();
         }
         app.flush();
-        ring.submit();
-        if stopping && ring.in_flight() == 0 {
-            // An application that always finds work must not keep the thread alive.
-            grace = grace.saturating_sub(1);
-            if !worked || grace == 0 {
-                break;
-            }
-        }
-        if worked {
-            spinning.restart();
-            continue;
-        }
-        if !stopping && spinning.goes_on() {
-            std::hint::spin_loop();
-            continue;
-        }
-        if !app.arm() && mailbox.bell.lie_down() {
-            let asleep = Instant::now();
-            ring.wait();
-            mailbox.bell.get_up();
-            spinning.slept(asleep.elapsed());
-        }
-        app.disarm();
+        handle.ring.submit();
+        worked
     }
-    ring.unwatch(bell);
+
+    /// Takes turns until it is told to stop, and sleeps when there is nothing to do.
+    fn run(&mut self, spin: Duration) {
+        let mut spinning = Spin::new(spin);
+        let mut grace = STOPPING_TURNS;
+        loop {
+            let worked = self.turn();
+            if self.stopping && self.handle.ring.in_flight() == 0 {
+                // An application that always finds work must not keep the thread alive.
+                grace = grace.saturating_sub(1);
+                if !worked || grace == 0 {
+                    break;
+                }
+            }
+            if worked {
+                spinning.restart();
+                continue;
+            }
+            if !self.stopping && spinning.goes_on() {
+                std::hint::spin_loop();
+                continue;
+            }
+            let bell = &self.mailbox.0.bell;
+            if !self.app.arm() && bell.lie_down() {
+                let asleep = Instant::now();
+                self.handle.ring.wait();
+                bell.get_up();
+                spinning.slept(asleep.elapsed());
+            }
+            self.app.disarm();
+        }
+    }
+}
+
+impl<A: App> Drop for Reactor<A> {
+    fn drop(&mut self) {
+        self.handle.ring.unwatch(self.bell);
+        // Tasks hold the handle, and the handle the tasks.
+        if !std::thread::panicking() {
+            self.handle.executor.clear();
+        }
+    }
 }
 
 /// The reactor's own watch.
@@ -203,7 +257,12 @@ struct Spin {
     max: Duration,
     now: Duration,
     since: Option<Instant>,
+    /// Turns since there was work.
+    turns: u32,
 }
+
+/// Turns without work for each look at the clock, which costs as much as several of them.
+const TURNS_PER_LOOK: u32 = 16;
 
 impl Spin {
     fn new(max: Duration) -> Spin {
@@ -211,17 +270,23 @@ impl Spin {
             max,
             now: max / 4,
             since: None,
+            turns: 0,
         }
     }
 
     /// There was work.
     fn restart(&mut self) {
         self.since = None;
+        self.turns = 0;
     }
 
     fn goes_on(&mut self) -> bool {
         if self.now.is_zero() {
             return false;
+        }
+        self.turns = self.turns.wrapping_add(1);
+        if !self.turns.is_multiple_of(TURNS_PER_LOOK) {
+            return true;
         }
         match self.since {
             None => {
@@ -233,7 +298,7 @@ impl Spin {
     }
 
     fn slept(&mut self, time: Duration) {
-        self.since = None;
+        self.restart();
         self.now = if time < self.max {
             (self.now * 2).max(Duration::from_micros(4)).min(self.max)
         } else {

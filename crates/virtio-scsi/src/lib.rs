@@ -47,7 +47,7 @@ pub use features::Features;
 pub use lunar_target::{LogicalUnit, NexusId, TargetPort};
 pub use lunar_virtqueue::GuestMemory;
 pub use ring::RingSetup;
-pub use workers::{WorkerThread, Workers, WorkersConfig};
+pub use workers::{LocalWorker, WorkerThread, Workers, WorkersConfig};
 
 /// Why a controller cannot do what a transport or a user asks.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use lunar_reactor::{Config, Remote, Thread, spawn};
+use lunar_reactor::{Config, Reactor, Remote, Thread, spawn};
 use lunar_target::NexusId;
 
 use crate::Error;
@@ -47,6 +47,23 @@ pub struct WorkerThread {
     pub id: i32,
     /// How long it looks for work before it sleeps.
     pub spin: Duration,
+}
+
+/// A worker that the thread it was made on drives, see [`Workers::on_this_thread`].
+pub struct LocalWorker(Reactor<Worker>);
+
+impl fmt::Debug for LocalWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LocalWorker").finish_non_exhaustive()
+    }
+}
+
+impl LocalWorker {
+    /// Does everything that there is to do now, and returns whether there was anything. Calls that control a controller
+    /// wait for their answer, which only this gives: they are for other threads.
+    pub fn turn(&mut self) -> bool {
+        self.0.turn()
+    }
 }
 
 /// The data-path threads.
@@ -120,6 +137,26 @@ impl Workers {
             place: AtomicUsize::new(0),
             nexus: AtomicU32::new(1),
         }))
+    }
+
+    /// One worker without a thread: the caller's own takes its turns.
+    ///
+    /// # Errors
+    /// The worker's ring could not be set up.
+    pub fn on_this_thread() -> std::io::Result<(Arc<Workers>, LocalWorker)> {
+        let peers = Peers::default();
+        let of_worker = peers.clone();
+        let reactor = Reactor::new(RING_ENTRIES, |handle| Worker::new(handle, 0, of_worker))?;
+        peers.get_or_init(|| vec![reactor.remote()]);
+        let workers = Workers {
+            peers,
+            threads: Mutex::default(),
+            count: 1,
+            infos: Vec::new(),
+            place: AtomicUsize::new(0),
+            nexus: AtomicU32::new(1),
+        };
+        Ok((Arc::new(workers), LocalWorker(reactor)))
     }
 
     /// The threads, as they were started.
