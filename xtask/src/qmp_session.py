@@ -182,6 +182,30 @@ async def main():
     await refused("make-coffee", {}, UNKNOWN, "The command make-coffee has not been found")
     assert len(await ask("query-block")) == 2, "nothing that was refused has left anything"
 
+    # Media come and go.
+    block = next(block for block in await ask("query-block") if block["qdev"] == "disk1")
+    assert (block["removable"], block["locked"], block["tray_open"]) == (True, False, False)
+    await ask("blockdev-open-tray", id="disk1")
+    moved = await event("DEVICE_TRAY_MOVED")
+    assert (moved["id"], moved["tray-open"]) == ("disk1", True)
+    await refused("blockdev-insert-medium", {"id": "disk1", "node-name": "other"}, GENERIC, "already is a medium")
+    await ask("blockdev-remove-medium", id="disk1")
+    block = next(block for block in await ask("query-block") if block["qdev"] == "disk1")
+    assert "inserted" not in block and block["tray_open"]
+    await ask("blockdev-insert-medium", id="disk1", node_name="other")
+    await ask("blockdev-close-tray", id="disk1")
+    moved = await event("DEVICE_TRAY_MOVED")
+    assert (moved["id"], moved["tray-open"]) == ("disk1", False)
+    await refused("blockdev-remove-medium", {"id": "disk1"}, GENERIC, "Tray of device 'disk1' is not open")
+    await ask("eject", id="disk1")
+    assert (await event("DEVICE_TRAY_MOVED"))["tray-open"]
+    await ask("blockdev-insert-medium", id="disk1", node_name="data")
+    await ask("blockdev-close-tray", id="disk1")
+    assert not (await event("DEVICE_TRAY_MOVED"))["tray-open"]
+    await refused("eject", {"id": "disk0"}, GENERIC, "Device 'disk0' is not removable")
+    await refused("eject", {"id": "nope"}, ABSENT, "Device 'nope' not found")
+    await refused("eject", {}, GENERIC, "Need exactly one of 'device' and 'id'")
+
     # More room, and a pause.
     await ask("block_resize", node_name="data", size=128 << 20)
     await refused("block_resize", {"node-name": "data", "size": 1 << 20}, GENERIC, "force")

@@ -34,6 +34,7 @@ mod bounce;
 mod buffer;
 mod cancel;
 mod claim;
+mod empty;
 mod file;
 mod filter;
 mod host;
@@ -55,6 +56,7 @@ use lunar_reactor::{Handle, Token};
 pub use allocation::{Allocation, AllocationQuery};
 pub use buffer::{Buffer, run_list, run_owned};
 pub use cancel::{Cancel, Canceller};
+pub use empty::no_medium;
 pub use filter::backend::Backend;
 pub use filter::faults::{FaultInjection, FaultOn, FaultRule, Faults};
 pub use filter::policy::{Action, ErrorRules, Failure, IoStatus, OnError, PolicyEvent, Side};
@@ -117,6 +119,11 @@ pub async fn run(reactor: &Handle, io: &Rc<dyn DataHandle>, mut op: Op) -> Resul
 pub trait Image: Send + Sync + std::fmt::Debug {
     /// What the image is now.
     fn info(&self) -> Info;
+
+    /// Whether there is a medium at all: a drive whose medium was removed has an image that has none ([`no_medium`]).
+    fn has_medium(&self) -> bool {
+        true
+    }
 
     /// Opens the data handle for one reactor (called on the reactor's thread).
     ///

@@ -20,6 +20,7 @@ mod self_test;
 mod settings;
 mod thresholds;
 mod transfer;
+mod tray;
 mod unmap;
 mod verify;
 mod write_same;
@@ -27,7 +28,7 @@ mod write_same;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lunar_block::{Error as BlockError, Image, Op, OpKind};
 use lunar_scsi::log::{Parameter, Values};
@@ -40,14 +41,16 @@ use lunar_target::{
 };
 
 pub use config::DiskConfig;
+pub use tray::TrayError;
 
 use crate::{ConfigError, OnOffAuto, Sidecar};
 use background::Background;
 use config::Limits;
 use erase::Eraser;
 use identity::Identity;
-use power::Power;
+use power::{Power, State};
 use thresholds::Told;
+use tray::Tray;
 
 /// A disk (`scsi-hd`).
 #[derive(Debug)]
@@ -74,7 +77,10 @@ struct Unit {
     /// WCE of the caching page: completed writes may not be durable until they are flushed.
     write_cache: AtomicBool,
     power: Power,
-    common: spc::Common,
+    tray: Arc<Tray>,
+    /// Initiators have not heard of this medium yet.
+    fresh: AtomicBool,
+    common: Arc<spc::Common>,
     counters: log::Counters,
     background: Background,
     eraser: Eraser,
@@ -94,8 +100,18 @@ impl Disk {
     /// # Errors
     /// The first property that is not possible, alone or with this image.
     pub fn new(config: DiskConfig, image: Arc<dyn Image>) -> Result<Arc<Disk>, ConfigError> {
+        Disk::make(config, image, None)
+    }
+
+    /// A disk that is new, or takes the place of one that had another medium.
+    fn make(
+        config: DiskConfig,
+        image: Arc<dyn Image>,
+        before: Option<&Unit>,
+    ) -> Result<Arc<Disk>, ConfigError> {
         let info = image.info();
-        let limits = Limits::check(&config, &info)?;
+        let has_medium = image.has_medium();
+        let limits = Limits::check(&config, Some(&info).filter(|_| has_medium))?;
         let identity = Identity::check(&config)?;
         // Whether initiators may use it now, the ports know.
         let mut features = Features::EXPLICIT_ALUA;
@@ -106,26 +122,37 @@ impl Disk {
         // An unfinished SANITIZE must not be forgotten, unless everything is forgotten.
         let kept = config.beside.is_some() || info.volatile;
         let erase = limits.unmap && limits.unmapped_reads_zero;
-        features.set(Features::SAVING, config.beside.is_some());
+        // What is saved beside an image goes with it, and mode pages are the drive's.
+        let saving = config.beside.is_some() && !config.removable;
+        features.set(Features::SAVING, saving);
         features.set(Features::SANITIZE, kept);
         features.set(Features::BLOCK_ERASE, kept && erase);
         features.set(Features::ATOMIC_WRITE, limits.max_atomic != 0);
         let write_cache = config.write_cache != OnOffAuto::Off;
-        let common = spc::Common::default();
-        let thresholds = limits.unmap && image.space().is_some();
-        let mut mode = mode::pages(write_cache, thresholds, config.beside.is_some());
-        let settings = config
-            .beside
-            .as_deref()
-            .map(|image| settings::sidecar(image, identity.naa));
+        let common = before.map(|before| Arc::clone(&before.common));
+        let common = common.unwrap_or_default();
+        let thresholds = limits.unmap && !config.removable && image.space().is_some();
+        let mut mode = match before {
+            Some(before) => lock(&before.mode).clone(),
+            None => mode::pages(write_cache, thresholds, saving),
+        };
+        let beside = config.beside.as_deref().filter(|_| saving);
+        let settings = beside.map(|image| settings::sidecar(image, identity.naa));
         if let Some(settings) = &settings {
             settings::restore(settings, &common, &mut mode)?;
         }
-        let state = LuState::default();
+        let state = before.map(|before| Arc::clone(&before.state));
+        let state = state.unwrap_or_default();
         state.follow(&mode);
         let eraser = Eraser::find(config.beside.as_deref())?;
+        let power = match (before, has_medium) {
+            (Some(_), true) => Power::new(State::Ejected, State::Running),
+            (Some(_), false) => Power::new(State::Ejected, State::Empty),
+            (None, true) => Power::new(eraser.state(), State::Running),
+            (None, false) => Power::new(State::Empty, State::Empty),
+        };
         let unit = Unit {
-            state: Arc::new(state),
+            state,
             profile: Profile::new(DeviceType::Disk).with(features),
             limits,
             thresholds,
@@ -134,7 +161,11 @@ impl Disk {
             capacity: AtomicU64::new(info.size >> limits.block_shift),
             write_cache: AtomicBool::new(mode.write_cache_enabled()),
             mode: Mutex::new(mode),
-            power: Power::new(eraser.state()),
+            power,
+            tray: before
+                .map(|before| Arc::clone(&before.tray))
+                .unwrap_or_default(),
+            fresh: AtomicBool::new(before.is_some()),
             common,
             counters: log::Counters::default(),
             background: Background::default(),
@@ -175,6 +206,10 @@ impl Disk {
         }
         changed
     }
+}
+
+fn lock(mode: &Mutex<ModePages>) -> MutexGuard<'_, ModePages> {
+    mode.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The sidecar that keeps persistent reservations.
@@ -287,7 +322,7 @@ impl LogicalUnit for Disk {
 
     fn reset(&self) {
         // Active, as after power on (SPC-4 5.12), whoever has stopped it: the reset is everybody's, and all hear of it.
-        self.unit.power.reset();
+        self.unit.reset_power();
         self.unit.copies.forget(None);
         self.unit.state.reset();
         self.unit.reset_mode_pages();
@@ -299,7 +334,7 @@ impl LogicalUnit for Disk {
     fn nexus_loss(&self, nexus: NexusId) {
         // A guest that starts anew finds its disk running. One that is shared is what somebody wants it to be.
         if !self.unit.state.is_shared() {
-            self.unit.power.reset();
+            self.unit.reset_power();
         }
         self.unit.copies.forget(Some(nexus));
         self.unit.state.nexus_loss(nexus);

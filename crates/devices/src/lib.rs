@@ -19,7 +19,7 @@ mod sidecar;
 
 use std::fmt::Display;
 
-pub use disk::{Disk, DiskConfig};
+pub use disk::{Disk, DiskConfig, TrayError};
 pub use sidecar::{Sidecar, SidecarError};
 
 /// A property that cannot have its value.

@@ -7,6 +7,7 @@ use lunar_devices::ConfigError;
 use lunar_target::reservation::RestoreError;
 
 use crate::images::ImageError;
+use crate::media::MediaError;
 use crate::model;
 
 /// Why a declaration cannot be made real, or an order not be carried out. Nothing has changed then.
@@ -100,6 +101,9 @@ pub enum Error {
         /// What was asked for.
         to: u64,
     },
+    /// A medium cannot be changed.
+    #[error(transparent)]
+    Media(#[from] MediaError),
     /// A controller cannot be made, or a unit not be attached.
     #[error(transparent)]
     Controller(#[from] lunar_virtio_scsi::Error),

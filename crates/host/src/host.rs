@@ -66,6 +66,7 @@ impl Host {
             groups,
             adapters: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            changing: BTreeSet::new(),
             run: RunState::Running,
             ended: false,
         };
@@ -502,7 +503,7 @@ impl Host {
         }
     }
 
-    fn lock(&self) -> Result<MutexGuard<'_, Live>, Error> {
+    pub(crate) fn lock(&self) -> Result<MutexGuard<'_, Live>, Error> {
         let live = self.lock_anyway();
         match live.ended {
             true => Err(Error::Stopped),
@@ -512,7 +513,7 @@ impl Host {
 
     /// A panic while the lock was held leaves at worst an object that is declared and not real, or the other way round:
     /// no reason to give up the others.
-    fn lock_anyway(&self) -> MutexGuard<'_, Live> {
+    pub(crate) fn lock_anyway(&self) -> MutexGuard<'_, Live> {
         lock(&self.live)
     }
 }

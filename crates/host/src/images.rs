@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lunar_block::{
-    Driver, Error as BlockError, FaultInjection, Image, NodeOptions, Throttle, open_node,
+    Driver, Error as BlockError, FaultInjection, Image, NodeOptions, Throttle, no_medium, open_node,
 };
 
 use crate::growth::Growth;
@@ -123,6 +123,7 @@ impl Images {
                 read_zeroes: *read_zeroes,
                 latency_ns: *latency_ns,
             },
+            NodeDriver::Empty => return Ok(self.keep(node, no_medium(), Filter::None)),
             NodeDriver::Memory { size } => Driver::Memory { size: *size },
             NodeDriver::Blkdebug { image, faults } => {
                 let below = self.open(model, image)?;
@@ -213,7 +214,7 @@ impl Images {
     }
 
     /// Closes a node and what is beneath it.
-    fn close_chain(&mut self, model: &Model, node: &Node) -> Result<(), ImageError> {
+    pub fn close_chain(&mut self, model: &Model, node: &Node) -> Result<(), ImageError> {
         let below = |node: &&Node| node.driver.file().and_then(|name| model.node(name));
         self.close(std::iter::successors(Some(node), below))
     }

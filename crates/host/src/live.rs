@@ -29,6 +29,8 @@ pub(crate) struct Live {
     pub adapters: BTreeMap<String, Adapter>,
     /// Devices that are being removed, by their place in the object tree.
     pub leaving: BTreeSet<String>,
+    /// Nodes of drives whose medium is being changed.
+    pub changing: BTreeSet<String>,
     pub run: RunState,
     pub ended: bool,
 }
@@ -151,6 +153,9 @@ impl Live {
         }
         let disk = controller.disks.get(&address);
         let disk = disk.ok_or(model::Error::NoController)?;
+        if self.changing.contains(&disk.node) {
+            return Err(model::Error::Changing(disk.name.clone()).into());
+        }
         let image = images.open(model, &disk.node)?;
         let unit = units.acquire(model, disk, image)?;
         let node = disk.node.clone();
@@ -183,6 +188,12 @@ impl Live {
         if let Some((_, name)) = paths.iter().find(|(path, _)| self.leaving.contains(path)) {
             return Err(model::Error::Leaving(name.clone()).into());
         }
+        let leaves = |path: &str| paths.iter().any(|(leaving, _)| leaving == path);
+        let mut disks = self.model.disks().map(|(_, _, disk)| disk);
+        if let Some(disk) = disks.find(|d| leaves(&d.path) && self.changing.contains(&d.node)) {
+            return Err(model::Error::Changing(disk.name.clone()).into());
+        }
+        drop(disks);
         self.leaving.extend(paths.into_iter().map(|(path, _)| path));
         Ok(())
     }

@@ -8,6 +8,7 @@
 
 mod controller;
 mod error;
+mod medium;
 mod name;
 mod node;
 mod object;
@@ -28,6 +29,8 @@ use crate::property;
 
 pub use controller::{Address, Controller, Disk, Socket};
 pub use error::{Error, Taken};
+pub(crate) use medium::Change;
+pub use medium::{Bay, Medium};
 pub use node::{Node, NodeDriver};
 pub use object::{ThrottleGroup, object};
 pub use record::{Declaration, Kind};
@@ -300,16 +303,24 @@ impl Model {
         origin: &str,
         declared: Options,
     ) -> Result<String, Error> {
-        let file = drive.file.ok_or(Error::Missing("file=PATH"))?;
-        if drive.cdrom || has_extension(&file, "iso") && drive.format.is_none() {
+        let file = drive.file.as_deref();
+        if drive.cdrom
+            || file.is_some_and(|file| has_extension(file, "iso")) && drive.format.is_none()
+        {
             return Err(Error::Cdrom);
+        }
+        if file.is_some() && drive.medium.is_some() {
+            return Err(Error::TwoMedia);
         }
         drive.limits.check().map_err(Error::Filter)?;
         let options = drive.node;
-        let format = drive.format.unwrap_or(match has_extension(&file, "qcow2") {
-            true => Format::Qcow2,
-            false => Format::Raw,
-        });
+        let qcow2 = file.is_some_and(|file| has_extension(file, "qcow2"));
+        let format = drive
+            .format
+            .unwrap_or(if qcow2 { Format::Qcow2 } else { Format::Raw });
+        if let Some(medium) = &drive.medium {
+            self.check_medium(medium)?;
+        }
 
         let id = match &drive.id {
             Some(id) => {
@@ -320,17 +331,20 @@ impl Model {
             None => self.generate_drive_id(),
         };
         let identity = drive.identity.or(drive.id);
-        let identity = identity.unwrap_or_else(|| name::of_file(&file));
+        let identity = identity.unwrap_or_else(|| file.map_or_else(|| id.clone(), name::of_file));
         let mut draft = Draft {
             model: self,
             nodes: Vec::new(),
         };
-        let protocol = protocol(&file);
         let part = drive.offset != 0 || drive.size.is_some();
-        let node = match format {
-            Format::Qcow2 if part => return Err(Error::PartOfQcow2),
-            Format::Raw if !part => draft.push(None, origin, protocol, options),
-            _ => {
+        let node = match (format, file.map(protocol)) {
+            (_, None) => match drive.medium {
+                Some(medium) => medium,
+                None => draft.push(None, origin, NodeDriver::Empty, options),
+            },
+            (Format::Qcow2, _) if part => return Err(Error::PartOfQcow2),
+            (Format::Raw, Some(protocol)) if !part => draft.push(None, origin, protocol, options),
+            (_, Some(protocol)) => {
                 let file = draft.push(None, origin, protocol, inherited(&options));
                 let driver = match format {
                     Format::Qcow2 => NodeDriver::Qcow2 { file },
@@ -349,7 +363,9 @@ impl Model {
             id: id.clone(),
             node,
             origin: origin.to_owned(),
-            presumed_raw: (drive.format.is_none() && format == Format::Raw).then(|| file.into()),
+            presumed_raw: file
+                .filter(|_| drive.format.is_none() && format == Format::Raw)
+                .map(PathBuf::from),
             limits: drive.limits,
             throttle_group: drive.throttle_group,
             write_cache: drive.write_cache,
@@ -491,6 +507,10 @@ impl Model {
             None if self.nodes.contains_key(&drive) => (drive.clone(), drive.clone(), true),
             None => return Err(self.no_such_drive(drive)),
         };
+        let empty = self.nodes.get(&node).map(|node| &node.driver) == Some(&NodeDriver::Empty);
+        if empty && !options.config.removable {
+            return Err(Error::NeedsMedium(drive));
+        }
         // Where it must not be shared at all, that is said instead.
         let shared = self.nodes.get(&node).is_some_and(|node| {
             !node.users.is_empty() && (options.share_rw || node.options.read_only)

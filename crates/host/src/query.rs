@@ -61,6 +61,12 @@ pub struct DeviceInfo {
     pub read_only: bool,
     /// The medium can be ejected.
     pub removable: bool,
+    /// There is a medium.
+    pub inserted: bool,
+    /// The tray is open.
+    pub tray_open: bool,
+    /// A guest prevents that the tray opens.
+    pub locked: bool,
     /// Whether it stays.
     pub state: DeviceState,
     /// An error has stopped it: what has failed waits to be repeated.
@@ -223,6 +229,7 @@ impl Live {
     fn device_info(&self, bus: &str, address: model::Address, disk: &model::Disk) -> DeviceInfo {
         let image = self.images.get(&disk.node);
         let info = image.map(|image| image.info());
+        let unit = self.units.get(&disk.node);
         let options = &disk.options;
         let drive = options.drive.as_deref();
         DeviceInfo {
@@ -240,6 +247,9 @@ impl Live {
             size: info.as_ref().map_or(0, |info| info.size),
             read_only: info.is_some_and(|info| info.read_only),
             removable: options.config.removable,
+            inserted: unit.is_none_or(|unit| unit.has_medium()),
+            tray_open: unit.is_some_and(|unit| unit.is_tray_open()),
+            locked: unit.is_some_and(|unit| unit.is_locked()),
             state: self.state(&disk.path),
             stopped: self.units.is_stopped(&disk.node),
             stats: image.map_or_else(BlockStats::default, |image| image.stats().into()),
@@ -251,6 +261,7 @@ impl Live {
         let drives: BTreeMap<_, _> = drives.map(|drive| (&*drive.node, &*drive.id)).collect();
         let nodes = self.model.nodes();
         nodes
+            .filter(|node| node.driver != NodeDriver::Empty)
             .map(|node| self.node_info(node, drives.get(&*node.name).copied()))
             .collect()
     }
@@ -292,7 +303,9 @@ impl Live {
                 let below = self.model.node(file);
                 below.map_or_else(String::new, |below| self.file_of(below))
             }
-            NodeDriver::Null { .. } | NodeDriver::Memory { .. } => node.driver.name().to_owned(),
+            NodeDriver::Null { .. } | NodeDriver::Empty | NodeDriver::Memory { .. } => {
+                node.driver.name().to_owned()
+            }
         }
     }
 }

@@ -11,16 +11,18 @@ use lunar_block::{Backend, Image, ThrottleGroup};
 use lunar_devices::{Disk, DiskConfig, Sidecar};
 use lunar_target::{LogicalUnit, TargetPort};
 
-use crate::Error;
 use crate::event::Events;
 use crate::failure::{listener, rules};
 use crate::model::{self, Model, NodeDriver};
 use crate::throttling::{Groups, Throttling};
+use crate::{Error, Event};
 
 /// The logical units that there are, by the node that they show.
 #[derive(Debug, Default)]
 pub(crate) struct Units {
     made: BTreeMap<String, Made>,
+    /// Those that are about to take the place of one, with another medium, by the node that it shows.
+    successors: BTreeMap<String, Made>,
     /// Who keeps its reservations where.
     reservation_files: BTreeMap<PathBuf, String>,
     /// Limits that drives share.
@@ -88,6 +90,67 @@ impl Units {
             state.set_access_state(group(disk), disk.options.access_state);
         }
         Ok(Arc::clone(&made.unit))
+    }
+
+    /// Makes the unit that shows `new` in the place of the one that shows `old`, if there is one.
+    pub fn succeed(
+        &mut self,
+        model: &Model,
+        old: &str,
+        new: &str,
+        image: Arc<dyn Image>,
+    ) -> Result<Option<Arc<Disk>>, Error> {
+        let Some(made) = self.made.get(old) else {
+            return Ok(None);
+        };
+        let mut first = made.first.clone();
+        new.clone_into(&mut first.node);
+        let backend = self.backend(&first, image, made.backend.group());
+        let beside = image_file(model, new).map(Path::to_owned);
+        let unit = made.unit.with_medium(backend.clone(), beside);
+        let unit = unit.map_err(|source| Error::Disk {
+            origin: first.origin.clone(),
+            source,
+        })?;
+        let successor = Made {
+            unit: Arc::clone(&unit),
+            backend,
+            group: made.group.clone(),
+            first,
+            reservations: made.reservations.clone(),
+            paths: made.paths,
+        };
+        self.successors.insert(old.to_owned(), successor);
+        Ok(Some(unit))
+    }
+
+    /// The successor takes its place.
+    pub fn replace(&mut self, old: &str, new: &str) {
+        if let Some(mut successor) = self.successors.remove(old) {
+            if let Some(made) = self.made.remove(old) {
+                // It may have been given other limits meanwhile.
+                successor.backend.set_group(made.backend.group());
+                successor.group = made.group;
+            }
+            self.made.insert(new.to_owned(), successor);
+        }
+    }
+
+    /// The successor is not needed.
+    pub fn forget_successor(&mut self, old: &str) {
+        self.successors.remove(old);
+    }
+
+    /// What is between a device and its image.
+    fn backend(
+        &self,
+        disk: &model::Disk,
+        image: Arc<dyn Image>,
+        group: Option<Arc<ThrottleGroup>>,
+    ) -> Arc<Backend> {
+        let backend = Backend::new(image, rules(disk), listener(disk, &self.events));
+        backend.set_group(group);
+        backend
     }
 
     /// A path has gone.
@@ -170,15 +233,16 @@ impl Units {
             ..disk.options.config.clone()
         };
         let (name, group) = self.limits(model, disk)?.unzip();
-        let backend = Backend::new(image, rules(disk), listener(disk, &self.events));
-        backend.set_group(group);
+        let backend = self.backend(disk, image, group);
         let unit = Disk::new(config, backend.clone()).map_err(|source| Error::Disk {
             origin: disk.origin.clone(),
             source,
         })?;
         unit.state().set_alua(disk.options.alua);
+        self.announce_tray(disk, &unit);
         let given = disk.options.pr_file.as_ref().map(PathBuf::from);
-        let beside = file.filter(|_| !read_only);
+        // A medium that is removed cannot take the disk's reservations with it.
+        let beside = file.filter(|_| !read_only && !unit.is_removable());
         let reservations = given.or_else(|| Some(Sidecar::beside(beside?, "pr")));
         if let Some(path) = &reservations {
             if let Some(other) = self.reservation_files.get(path) {
@@ -204,6 +268,23 @@ impl Units {
             reservations,
             paths: 0,
         })
+    }
+}
+
+impl Units {
+    /// Tells everybody when the tray moves.
+    fn announce_tray(&self, disk: &model::Disk, unit: &Disk) {
+        let events = self.events.clone();
+        let device = disk.options.drive.clone().unwrap_or_default();
+        let id = disk.options.id.clone();
+        let id = id.unwrap_or_else(|| disk.path.clone());
+        unit.on_tray_moved(move |tray_open| {
+            events.publish(Event::DeviceTrayMoved {
+                device: device.clone(),
+                id: id.clone(),
+                tray_open,
+            });
+        });
     }
 }
 

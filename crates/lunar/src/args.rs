@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use client::{At, Attach, Detach, Events, Ls, Resize, Stats};
+pub use client::{At, Attach, Detach, Eject, Events, Insert, Ls, Resize, Stats};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -36,6 +36,10 @@ pub enum Command {
     Attach(Attach),
     /// Take a disk or a controller away
     Detach(Detach),
+    /// Change the medium of a removable disk
+    Insert(Insert),
+    /// Take the medium out of a removable disk
+    Eject(Eject),
     /// Give a disk another size
     Resize(Resize),
     /// Show what is done with the disks

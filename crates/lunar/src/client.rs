@@ -6,6 +6,7 @@ pub mod attach;
 pub mod detach;
 pub mod events;
 pub mod ls;
+pub mod media;
 pub mod resize;
 pub mod stats;
 mod table;

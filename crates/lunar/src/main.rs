@@ -72,6 +72,8 @@ fn main() -> ExitCode {
         Command::Serve(serve) => serve::run(&serve),
         Command::Ls(options) => client::ls::run(&options),
         Command::Attach(options) => client::attach::run(&options),
+        Command::Insert(options) => client::media::insert(&options),
+        Command::Eject(options) => client::media::eject(&options),
         Command::Detach(options) => client::detach::run(&options),
         Command::Resize(options) => client::resize::run(&options),
         Command::Stats(options) => client::stats::run(&options),

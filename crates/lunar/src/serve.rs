@@ -159,6 +159,7 @@ fn describe(model: &Model, node: &Node) -> String {
         NodeDriver::Raw { file, .. } => format!("part of {}", below(file)),
         NodeDriver::Qcow2 { file } => format!("{} (qcow2)", below(file)),
         NodeDriver::Null { .. } => "nothing (null-co)".to_owned(),
+        NodeDriver::Empty => "no medium".to_owned(),
         NodeDriver::Memory { .. } => "RAM (memory)".to_owned(),
         NodeDriver::Throttle { file, .. } => below(file),
         NodeDriver::Blkdebug { image, .. } => format!("{} with faults", below(image)),

@@ -39,6 +39,7 @@ pub fn notice(occurrence: &Occurrence) -> Option<Notice> {
         Event::BlockIoError {
             qom_path, action, ..
         } if *action != IoErrorAction::Stop => Some(qom_path.clone()),
+        Event::DeviceTrayMoved { id, .. } => Some(id.clone()),
         _ => None,
     };
     Some(Notice {

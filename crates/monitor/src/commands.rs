@@ -2,6 +2,7 @@
 
 mod block;
 mod device;
+mod media;
 mod options;
 mod qom;
 mod run;
@@ -89,6 +90,36 @@ pub fn table() -> Table<Arc<Host>> {
             "gives a drive or node another size; shrinking takes force",
             block::resize,
         ),
+        Command::new(
+            "eject",
+            "opens a tray and takes the medium out; force, even if the guest has locked it",
+            media::eject,
+        ),
+        Command::new(
+            "blockdev-open-tray",
+            "opens a tray; one that is locked is left to the guest, unless there is force",
+            media::open_tray,
+        ),
+        Command::new(
+            "blockdev-close-tray",
+            "closes a tray; the guest sees what is in it",
+            media::close_tray,
+        ),
+        Command::new(
+            "blockdev-insert-medium",
+            "puts a node into an open tray",
+            media::insert,
+        ),
+        Command::new(
+            "blockdev-remove-medium",
+            "takes the medium out of an open tray",
+            media::remove,
+        ),
+        Command::new(
+            "blockdev-change-medium",
+            "opens a tray, puts a file in the place of what is there, and closes it",
+            media::change,
+        ),
         Command::new("query-block", "drives and what is in them", block::query),
         Command::new("query-named-block-nodes", "block nodes", block::query_nodes),
         Command::new(
@@ -139,6 +170,7 @@ pub fn table() -> Table<Arc<Host>> {
 pub(crate) use block::{BlockDel, BlockStats, QueryStats};
 pub(crate) use block::{query as query_block, query_stats, remove as remove_node};
 pub(crate) use device::{add_options as add_device, remove_named as remove_device};
+pub(crate) use media::{change_named, eject_named};
 pub use scsi::{ScsiController, ScsiCounters, ScsiDisk, ScsiState};
 
 pub(crate) use run::{cont, status, stop, version_info};

@@ -71,6 +71,13 @@ pub static ROWS: &[Row] = &[
         },
     },
     Row {
+        name: "change",
+        parameters: "[-f] device file [format [read-only-mode]]",
+        description: "change the medium of a drive or device; -f: even if the guest has locked its tray",
+        completes: Completes::Drive,
+        run: change,
+    },
+    Row {
         name: "cont",
         parameters: "",
         description: "take requests again",
@@ -113,6 +120,13 @@ pub static ROWS: &[Row] = &[
             host.remove_drive(text)?;
             Ok(String::new())
         },
+    },
+    Row {
+        name: "eject",
+        parameters: "[-f] device",
+        description: "open the tray of a drive or device and take its medium out; -f: even if the guest has locked it",
+        completes: Completes::Drive,
+        run: eject,
     },
     Row {
         name: "help",
@@ -250,6 +264,37 @@ fn drive_add(host: &Arc<Host>, text: &str) -> Result<String, Error> {
     Ok(format!("OK: drive {id}\n"))
 }
 
+/// What follows after `-f`, if that is there, and whether it is.
+fn forced(text: &str) -> (bool, &str) {
+    match text.strip_prefix("-f ") {
+        Some(rest) => (true, rest.trim_start()),
+        None => (false, text),
+    }
+}
+
+fn eject(host: &Arc<Host>, text: &str) -> Result<String, Error> {
+    let (force, name) = forced(text);
+    commands::eject_named(host, name, force)?;
+    Ok(String::new())
+}
+
+fn change(host: &Arc<Host>, text: &str) -> Result<String, Error> {
+    let (force, rest) = forced(text);
+    let words: Vec<&str> = rest.split_whitespace().collect();
+    let (name, file, format, mode) = match *words.as_slice() {
+        [name, file] => (name, file, None, None),
+        [name, file, format] => (name, file, Some(format), None),
+        [name, file, format, mode] => (name, file, Some(format), Some(mode)),
+        _ => {
+            return Err(Error::generic(
+                "expected: device file [format [read-only-mode]]",
+            ));
+        }
+    };
+    commands::change_named(host, name, file, format, mode, force)?;
+    Ok(String::new())
+}
+
 fn info_block(host: &Arc<Host>, _: &str) -> Result<String, Error> {
     let mut text = String::new();
     for info in commands::query_block(host, Empty {})? {
@@ -278,7 +323,13 @@ fn info_block(host: &Arc<Host>, _: &str) -> Result<String, Error> {
             text.push_str(&format!("    Attached to:      {qdev}\n"));
         }
         if info.removable {
-            text.push_str("    Removable device: not locked\n");
+            let locked = if info.locked { "locked" } else { "not locked" };
+            let tray = match info.tray_open {
+                Some(true) => ", tray open",
+                Some(false) => ", tray closed",
+                None => "",
+            };
+            text.push_str(&format!("    Removable device: {locked}{tray}\n"));
         }
         if let Some(image) = &info.inserted {
             let size = image.image.virtual_size;

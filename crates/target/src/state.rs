@@ -363,6 +363,13 @@ impl LuState {
         self.lock().nexuses.iter().any(|n| n.prevents_removal)
     }
 
+    /// Nobody prevents removal any longer: an operator has taken the medium by force.
+    pub fn allow_removal(&self) {
+        for nexus in &mut self.lock().nexuses {
+            nexus.prevents_removal = false;
+        }
+    }
+
     /// D_SENSE of the control mode page: sense data goes out in descriptor format.
     #[inline]
     pub fn descriptor_sense(&self) -> bool {

@@ -398,6 +398,31 @@ impl Controller {
         )
     }
 
+    /// Puts another unit in the place of the one at an address. They have the same [`LuState`](lunar_target::LuState), so
+    /// to the driver it is the same unit, and nothing is reported. Returns when the commands of the old one are over.
+    ///
+    /// # Errors
+    /// There is none, or the new one cannot be opened: then the old one is still there.
+    pub fn replace(&self, target: u8, lun: u16, unit: Arc<dyn LogicalUnit>) -> Result<(), Error> {
+        let mut state = self.lock();
+        let absent = Error::Absent { target, lun };
+        let old = state.units.remove(target, lun).ok_or(absent)?;
+        let replaced = self.replace_on_workers(target, lun, &unit);
+        let stays = match &replaced {
+            Ok(()) => unit,
+            Err(_) => {
+                // Where it has been replaced already.
+                let _: Result<(), Error> = self.replace_on_workers(target, lun, &old);
+                Arc::clone(&old)
+            }
+        };
+        state.places.remove(&key(&old));
+        state.places.insert(key(&stays), (target, lun));
+        // It has just been free.
+        let _: Result<(), _> = state.units.insert(target, lun, stays);
+        replaced
+    }
+
     /// Reports a changed parameter of a logical unit, its capacity for example, to a driver that wants to know. The
     /// unit attention of the same codes is the logical unit's own affair.
     pub fn param_changed(&self, target: u8, lun: u16, asc: u8, ascq: u8) -> Result<(), Error> {
@@ -423,6 +448,30 @@ impl Controller {
         lun: u16,
         unit: &Arc<dyn LogicalUnit>,
     ) -> Result<(), Error> {
+        self.put_on_workers(target, lun, unit, Message::Attach)
+    }
+
+    fn replace_on_workers(
+        &self,
+        target: u8,
+        lun: u16,
+        unit: &Arc<dyn LogicalUnit>,
+    ) -> Result<(), Error> {
+        let (barrier, wait) = Barrier::channel();
+        let replace = |attach| Message::Replace(attach, barrier.clone());
+        let replaced = self.put_on_workers(target, lun, unit, replace);
+        drop(barrier);
+        wait.wait();
+        replaced
+    }
+
+    fn put_on_workers(
+        &self,
+        target: u8,
+        lun: u16,
+        unit: &Arc<dyn LogicalUnit>,
+        message: impl Fn(Attach) -> Message,
+    ) -> Result<(), Error> {
         let (reply, answers) = channel();
         for &worker in &self.members {
             let attach = Attach {
@@ -432,7 +481,7 @@ impl Controller {
                 unit: unit.clone(),
                 reply: reply.clone(),
             };
-            self.workers.send(worker, Message::Attach(attach))?;
+            self.workers.send(worker, message(attach))?;
         }
         drop(reply);
         for _ in &self.members {

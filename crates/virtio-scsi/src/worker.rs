@@ -71,6 +71,8 @@ pub(crate) enum Message {
         reply: Reply<std::io::Result<()>>,
     },
     Attach(Attach),
+    /// Puts another unit in the place of one. Done when the old unit's commands are over.
+    Replace(Attach, Barrier),
     /// Done when the unit's commands are over.
     Detach {
         nexus: NexusId,
@@ -221,14 +223,25 @@ impl Worker {
     }
 
     fn attach(&mut self, attach: &Attach) -> Result<(), lunar_block::Error> {
-        let Some(port) = self.ports.get_mut(&attach.nexus) else {
-            return Ok(());
-        };
+        let unit = self.open(attach)?;
+        self.put(unit);
+        Ok(())
+    }
+
+    /// No command comes between.
+    fn replace(&mut self, attach: &Attach, done: &Barrier) -> Result<(), lunar_block::Error> {
+        let unit = self.open(attach)?;
+        self.detach(attach.nexus, attach.target, attach.lun, done);
+        self.put(unit);
+        Ok(())
+    }
+
+    fn open(&self, attach: &Attach) -> Result<LocalUnit, lunar_block::Error> {
         let image = attach.unit.image();
         let io = image
             .map(|image| image.open(&self.bench.reactor))
             .transpose()?;
-        let unit = LocalUnit {
+        Ok(LocalUnit {
             nexus: attach.nexus,
             target: attach.target,
             lun: attach.lun,
@@ -236,10 +249,14 @@ impl Worker {
             io,
             seen: Seen::default(),
             gone: OnceCell::new(),
-        };
-        // The controller has seen to it that the address is free.
-        let _: Result<(), _> = port.units.insert(attach.target, attach.lun, Rc::new(unit));
-        Ok(())
+        })
+    }
+
+    fn put(&mut self, unit: LocalUnit) {
+        if let Some(port) = self.ports.get_mut(&unit.nexus) {
+            // The controller has seen to it that the address is free.
+            let _: Result<(), _> = port.units.insert(unit.target, unit.lun, Rc::new(unit));
+        }
     }
 
     fn detach(&mut self, nexus: NexusId, target: u8, lun: u16, done: &Barrier) {
@@ -439,6 +456,9 @@ impl App for Worker {
             }
             Message::Attach(attach) => {
                 let _: Result<(), _> = attach.reply.send(self.attach(&attach));
+            }
+            Message::Replace(attach, done) => {
+                let _: Result<(), _> = attach.reply.send(self.replace(&attach, &done));
             }
             Message::Detach {
                 nexus,

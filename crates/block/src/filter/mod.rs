@@ -86,6 +86,10 @@ impl<F: Filter> Image for F {
         }
     }
 
+    fn has_medium(&self) -> bool {
+        self.below().has_medium()
+    }
+
     fn open(&self, reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
         Ok(self.over(self.below().open(reactor)?, reactor))
     }

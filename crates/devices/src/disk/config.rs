@@ -39,7 +39,8 @@ pub struct DiskConfig {
     pub device_id: Option<String>,
     /// Rotations per minute (VPD B1): 0 (default) not reported, 1 not rotating (an SSD), 1025 to 65534.
     pub rotation_rate: u16,
-    /// The medium can be removed: START STOP UNIT ejects and loads it. Default off.
+    /// The medium can be removed and changed: START STOP UNIT ejects and loads it. Mode pages cannot be saved then.
+    /// Default off.
     pub removable: bool,
     /// DPO and FUA are supported. Default on.
     pub dpofua: bool,
@@ -136,7 +137,7 @@ impl DiskConfig {
             volatile: true,
             name: String::new(),
         };
-        Limits::check(self, &any)?;
+        Limits::check(self, Some(&any))?;
         Identity::check(self)?;
         Ok(())
     }
@@ -146,9 +147,10 @@ impl DiskConfig {
 const MAX_ATOMIC: u32 = 1 << 20;
 
 impl Limits {
+    /// Without a medium there is only what is configured.
     pub(super) fn check(
         config: &DiskConfig,
-        image: &lunar_block::Info,
+        image: Option<&lunar_block::Info>,
     ) -> Result<Limits, ConfigError> {
         let logical = config.logical_block_size;
         if ![512, 1024, 2048, 4096].contains(&logical) {
@@ -199,10 +201,8 @@ impl Limits {
         let opt_io = blocks_of("opt_io_size", config.opt_io_size)?;
 
         let granularity = config.discard_granularity.unwrap_or_else(|| {
-            image
-                .discard_granularity
-                .max(4096)
-                .next_multiple_of(logical)
+            let own = image.map_or(0, |image| image.discard_granularity);
+            own.max(4096).next_multiple_of(logical)
         });
         let unmap_granularity = blocks_of("discard_granularity", granularity)?;
 
@@ -235,7 +235,7 @@ impl Limits {
                 "use 3 (SPC) to 7 (SPC-5)",
             ));
         }
-        if image.size >> block_shift == 0 {
+        if let Some(image) = image.filter(|image| image.size >> block_shift == 0) {
             return Err(ConfigError::new(
                 "drive",
                 &image.name,
@@ -246,7 +246,7 @@ impl Limits {
                 "use a larger image",
             ));
         }
-        let unmap = image.can_discard && unmap_granularity != 0;
+        let unmap = image.is_some_and(|image| image.can_discard) && unmap_granularity != 0;
         Ok(Limits {
             block_shift,
             physical_exponent: u8::try_from(physical.trailing_zeros() - block_shift).unwrap_or(0),
@@ -254,13 +254,13 @@ impl Limits {
             opt_io,
             max_io,
             max_compare_and_write: u8::try_from(max_io).unwrap_or(u8::MAX),
-            max_atomic: if config.atomic_writes || image.volatile {
+            max_atomic: if config.atomic_writes || image.is_some_and(|image| image.volatile) {
                 max_io.min(MAX_ATOMIC >> block_shift)
             } else {
                 0
             },
             unmap,
-            unmapped_reads_zero: unmap && image.discard_zeroes,
+            unmapped_reads_zero: unmap && image.is_some_and(|image| image.discard_zeroes),
             unmap_granularity,
             max_unmap,
         })
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_of_qemu_but_for_the_longest_unmap() {
-        let limits = Limits::check(&DiskConfig::default(), &image(1 << 30)).unwrap();
+        let limits = Limits::check(&DiskConfig::default(), Some(&image(1 << 30))).unwrap();
         assert_eq!(limits.block_size(), 512);
         assert_eq!(limits.physical_exponent, 0);
         assert_eq!((limits.min_io, limits.opt_io), (0, 0));
@@ -313,7 +313,7 @@ mod tests {
                 can_discard,
                 ..image(1 << 30)
             };
-            Limits::check(&config, &image).unwrap().unmap
+            Limits::check(&config, Some(&image)).unwrap().unmap
         };
         assert!(check(None, true));
         assert!(!check(Some(0), true));
@@ -389,10 +389,10 @@ mod tests {
                 "scsi_version=9 names no supported version of SPC; use 3 (SPC) to 7 (SPC-5)",
             ),
         ] {
-            let error = Limits::check(&config, &image(1 << 30)).unwrap_err();
+            let error = Limits::check(&config, Some(&image(1 << 30))).unwrap_err();
             assert_eq!(error.to_string(), message);
         }
-        let error = Limits::check(&default(), &image(511)).unwrap_err();
+        let error = Limits::check(&default(), Some(&image(511))).unwrap_err();
         assert_eq!(
             error.to_string(),
             "drive=disk.img has 511 bytes, less than logical_block_size=512; use a larger image"

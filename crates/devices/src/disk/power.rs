@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
 use lunar_scsi::{AdditionalSense, Sense, SenseKey};
-use lunar_target::{Command, NexusId, Outcome, UnitAttention, Who};
+use lunar_target::{Command, NexusId, Outcome};
 
 use super::Unit;
 use super::medium::Medium;
@@ -23,6 +23,9 @@ pub(super) enum State {
     StandbyZ,
     StandbyY,
     Stopped,
+    /// The tray is closed, and nothing is in it.
+    Empty,
+    /// The tray is open.
     Ejected,
     /// From here on the medium is not to be touched by anybody but the operation that has it.
     Formatting,
@@ -31,7 +34,7 @@ pub(super) enum State {
     SanitizeFailed,
 }
 
-const STATES: [State; 12] = [
+const STATES: [State; 13] = [
     State::Running,
     State::IdleA,
     State::IdleB,
@@ -39,6 +42,7 @@ const STATES: [State; 12] = [
     State::StandbyZ,
     State::StandbyY,
     State::Stopped,
+    State::Empty,
     State::Ejected,
     State::Formatting,
     State::Sanitizing,
@@ -50,13 +54,16 @@ const STATES: [State; 12] = [
 #[derive(Debug)]
 pub(super) struct Power {
     state: AtomicU8,
+    /// What it is in when nobody has said anything: running, or empty.
+    rest: State,
     progress: AtomicU16,
 }
 
 impl Power {
-    pub(super) fn new(state: State) -> Power {
+    pub(super) fn new(state: State, rest: State) -> Power {
         Power {
             state: AtomicU8::new(state as u8),
+            rest,
             progress: AtomicU16::new(0),
         }
     }
@@ -78,7 +85,7 @@ impl Power {
     /// The medium is about to be accessed. A disk that is idle or in standby becomes active for it.
     ///
     /// # Errors
-    /// 2/04/02 when stopped, 2/3A/02 when ejected, 2/04/04 or 2/04/1B while it is formatted or sanitized, 3/31/xx when
+    /// 2/04/02 when stopped, 2/3A/01 without medium, 2/3A/02 when the tray is open, 2/04/04 or 2/04/1B while it is formatted or sanitized, 3/31/xx when
     /// that has failed
     #[inline]
     pub(super) fn ready(&self) -> Result<(), Sense> {
@@ -115,6 +122,7 @@ impl Power {
             | State::StandbyZ
             | State::StandbyY => return Ok(()),
             State::Stopped => Sense::not_ready(AdditionalSense::INITIALIZING_COMMAND_REQUIRED),
+            State::Empty => Sense::not_ready(AdditionalSense::MEDIUM_NOT_PRESENT_TRAY_CLOSED),
             State::Ejected => Sense::not_ready(AdditionalSense::MEDIUM_NOT_PRESENT_TRAY_OPEN),
             State::Formatting => {
                 Sense::not_ready(AdditionalSense::FORMAT_IN_PROGRESS).with_progress(progress())
@@ -158,7 +166,7 @@ impl Power {
     pub(super) fn reset(&self) {
         let state = self.state();
         if state < State::Formatting {
-            let _: Result<_, _> = self.exchange(state, State::Running);
+            let _: Result<_, _> = self.exchange(state, self.rest);
         }
     }
 
@@ -221,7 +229,7 @@ pub(super) fn start_stop(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outc
         // START and LOEJ mean nothing then.
         return match condition(unit, flags >> 4, modifier)? {
             None => Ok(Outcome::good(0)),
-            Some(_) if from == State::Ejected => Err(unit.power.condition()),
+            Some(_) if matches!(from, State::Empty | State::Ejected) => Err(unit.power.condition()),
             Some(State::Running) => change(unit, from, State::Running),
             Some(to) => settle(unit, command, from, to, flags & NO_FLUSH == 0),
         };
@@ -241,23 +249,26 @@ pub(super) fn start_stop(unit: &Arc<Unit>, command: &Command<'_>) -> Result<Outc
     if to == State::Ejected {
         movable(unit)?;
     }
-    if from == State::Ejected {
-        return Ok(Outcome::good(0));
+    match (from, to) {
+        (State::Ejected, _) | (State::Empty, State::StandbyZ) => Ok(Outcome::good(0)),
+        (State::Empty, _) => change(unit, from, to),
+        _ => settle(unit, command, from, to, flags & NO_FLUSH == 0),
     }
-    settle(unit, command, from, to, flags & NO_FLUSH == 0)
 }
 
 fn start(unit: &Unit, nexus: NexusId, from: State, load: bool) -> Result<Outcome, Sense> {
-    if from == State::Ejected {
-        if !load {
-            return Err(unit.power.condition());
+    match from {
+        State::Empty | State::Ejected if !load => Err(unit.power.condition()),
+        State::Ejected => {
+            movable(unit)?;
+            match unit.close_tray(Some(nexus)) {
+                true => Ok(Outcome::good(0)),
+                false => Err(unit.power.condition()),
+            }
         }
-        movable(unit)?;
-        // The one that loads it knows.
-        unit.state
-            .raise(Who::AllBut(nexus), UnitAttention::MediumChanged);
+        State::Empty => Ok(Outcome::good(0)),
+        _ => change(unit, from, State::Running),
     }
-    change(unit, from, State::Running)
 }
 
 /// Whoever prevents removal holds the mechanism, in both directions.
@@ -283,13 +294,17 @@ fn settle(
     let medium = Medium::of(unit, command)?;
     Ok(task(async move {
         medium.flush_cache().await?;
-        let power = &medium.unit().power;
+        let unit = medium.unit();
         // Awake again meanwhile, or asleep: the last one to be done is the one that counts. An operation on the whole
         // medium that has begun keeps it.
         let mut from = from;
-        while let Err(now) = power.exchange(from, to) {
+        while let Err(now) = exchange(unit, from, to) {
             if now >= State::Formatting {
-                return Err(power.condition());
+                return Err(unit.power.condition());
+            }
+            if now == State::Ejected {
+                // Somebody has opened the tray, where nothing turns.
+                break;
             }
             from = now;
         }
@@ -297,8 +312,16 @@ fn settle(
     }))
 }
 
+/// Changes the state if it is still `from`; the error is what it is instead.
+fn exchange(unit: &Unit, from: State, to: State) -> Result<(), State> {
+    match to {
+        State::Ejected => unit.open_tray(from),
+        _ => unit.power.exchange(from, to),
+    }
+}
+
 fn change(unit: &Unit, from: State, to: State) -> Result<Outcome, Sense> {
-    match unit.power.exchange(from, to) {
+    match exchange(unit, from, to) {
         Err(now) if now >= State::Formatting => Err(unit.power.condition()),
         _ => Ok(Outcome::good(0)),
     }

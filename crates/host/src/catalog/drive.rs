@@ -15,6 +15,8 @@ pub struct DriveOptions {
     pub identity: Option<String>,
     /// `file=`.
     pub file: Option<String>,
+    /// `medium=`, a node.
+    pub medium: Option<String>,
     /// `format=`.
     pub format: Option<Format>,
     /// `if=`: a device is made for it without `--device`.
@@ -54,6 +56,7 @@ impl Default for DriveOptions {
             id: None,
             identity: None,
             file: None,
+            medium: None,
             format: None,
             automatic: true,
             cdrom: false,
@@ -74,8 +77,14 @@ static OWN: &[Property<DriveOptions>] = &[
     Property {
         name: "file",
         kind: Kind::Text(|d, v| d.file = Some(v)),
-        default: "",
+        default: "none: the drive is empty",
         description: "the image: a file or a block device of the host",
+    },
+    Property {
+        name: "medium",
+        kind: Kind::Text(|d, v| d.medium = Some(v)),
+        default: "",
+        description: "a node that is in the drive, instead of file=",
     },
     Property {
         name: "id",

@@ -87,6 +87,10 @@ pub enum Error {
         "CD/DVD drives are not served yet; give format=raw and media=disk to serve the image as a disk"
     )]
     Cdrom,
+    #[error("the drive {0:?} is empty, and a disk needs a medium unless it is removable=on")]
+    NeedsMedium(String),
+    #[error("file= and medium= both say what is in the drive; write only one of them")]
+    TwoMedia,
     #[error("offset and size are for raw images; a qcow2 image is served whole")]
     PartOfQcow2,
     #[error("file= names a node and file.* declares one; write only one of them")]
@@ -107,6 +111,8 @@ pub enum Error {
     Filter(lunar_block::Error),
     #[error("{0} is being removed")]
     Leaving(String),
+    #[error("the medium of {0} is being changed")]
+    Changing(String),
     #[error("there can be no more than 65535 controllers")]
     TooManyControllers,
     #[error(

@@ -77,6 +77,8 @@ pub enum NodeDriver {
         /// What goes wrong.
         faults: Faults,
     },
+    /// Nothing: there is no medium in the drive.
+    Empty,
     /// Another node, with limits.
     Throttle {
         /// The other node.
@@ -149,6 +151,7 @@ impl NodeDriver {
             NodeDriver::Qcow2 { .. } => "qcow2",
             NodeDriver::Null { .. } => "null-co",
             NodeDriver::Memory { .. } => "memory",
+            NodeDriver::Empty => "empty",
             NodeDriver::Blkdebug { .. } => "blkdebug",
             NodeDriver::Throttle { .. } => "throttle",
         }

@@ -24,7 +24,7 @@ impl Model {
             && let Some(drive) = disk.options.drive.as_ref()
             && let Some(drive) = self.drives.remove(drive)
         {
-            self.drop_node(&drive.node, &mut nodes);
+            self.drop_own(&drive.node, &mut nodes);
         }
         Some(Removed { disk, nodes })
     }
@@ -75,7 +75,7 @@ impl Model {
         let node = drive.node.clone();
         self.drives.remove(id);
         let mut nodes = Vec::new();
-        self.drop_node(&node, &mut nodes);
+        self.drop_own(&node, &mut nodes);
         Ok(nodes)
     }
 
@@ -97,10 +97,16 @@ impl Model {
         let controller = controllers.find(|controller| controller.bus == bus)?;
         let disk = controller.disks.remove(&address)?;
         self.devices.remove(&disk.path);
-        let mut next = Some(disk.node.clone());
-        if let Some(node) = self.nodes.get_mut(&disk.node) {
-            node.dismiss(&disk.name);
-            next = next.filter(|_| node.users.is_empty());
+        self.dismiss(&disk.node, &disk.name);
+        Some(disk)
+    }
+
+    /// Takes a user away from a node.
+    pub(super) fn dismiss(&mut self, node: &str, user: &str) {
+        let mut next = None;
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.dismiss(user);
+            next = node.users.is_empty().then(|| node.name.clone());
         }
         // Whether it is shared is for the next first user to say.
         while let Some(node) = next.and_then(|name| self.nodes.get_mut(&name)) {
@@ -108,10 +114,16 @@ impl Model {
             let below = node.driver.file().filter(|_| node.users.len() <= 1);
             next = below.map(str::to_owned);
         }
-        Some(disk)
     }
 
-    fn drop_node(&mut self, name: &str, dropped: &mut Vec<Node>) {
+    /// Drops a drive's node, unless it has a declaration of its own.
+    fn drop_own(&mut self, name: &str, dropped: &mut Vec<Node>) {
+        if self.nodes.get(name).is_some_and(|node| node.inline) {
+            self.drop_node(name, dropped);
+        }
+    }
+
+    pub(super) fn drop_node(&mut self, name: &str, dropped: &mut Vec<Node>) {
         let Some(node) = self.nodes.remove(name) else {
             return;
         };

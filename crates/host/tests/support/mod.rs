@@ -1,5 +1,7 @@
 //! A host in a directory of its own, and guests for it.
 
+#![allow(dead_code, reason = "not every test needs all of it")]
+
 use std::path::PathBuf;
 use std::process::Command as Process;
 use std::sync::Arc;

@@ -107,6 +107,65 @@ shows is flushed and closed. A controller takes its disks with it.
 Example:
   lunar detach data";
 
+/// `lunar insert`.
+#[derive(Debug, Args)]
+#[command(after_help = INSERT_EXAMPLES)]
+pub struct Insert {
+    /// The id of a removable disk, or the name of its drive
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// The image
+    #[arg(value_name = "IMAGE", value_hint = clap::ValueHint::FilePath)]
+    pub image: PathBuf,
+
+    /// What the image is [default: qcow2 for *.qcow2, else raw]
+    #[arg(long, value_name = "FORMAT", value_parser = ["raw", "qcow2"])]
+    pub format: Option<String>,
+
+    /// Refuse writes
+    #[arg(long)]
+    pub read_only: bool,
+
+    /// Take the present medium out even if the guest has locked the tray
+    #[arg(long)]
+    pub force: bool,
+
+    #[command(flatten)]
+    pub at: At,
+}
+
+const INSERT_EXAMPLES: &str = "\
+The tray opens, what is in it is flushed and taken out, and the tray closes over the new image, of which the guest
+hears. A guest that uses the medium has locked the tray; it is asked to let go. If the image cannot be opened, the
+tray stays open, with what was in it.
+
+Examples:
+  lunar insert stick photos.img
+  lunar insert stick --read-only drivers.qcow2";
+
+/// `lunar eject`.
+#[derive(Debug, Args)]
+#[command(after_help = EJECT_EXAMPLES)]
+pub struct Eject {
+    /// The id of a removable disk, or the name of its drive
+    #[arg(value_name = "NAME")]
+    pub name: String,
+
+    /// Even if the guest has locked the tray
+    #[arg(long)]
+    pub force: bool,
+
+    #[command(flatten)]
+    pub at: At,
+}
+
+const EJECT_EXAMPLES: &str = "\
+Commands in flight are finished, and what was written is flushed. The tray stays open, and the drive empty.
+
+Example:
+  lunar eject stick";
+
 /// `lunar resize`.
 #[derive(Debug, Args)]
 #[command(after_help = RESIZE_EXAMPLES)]

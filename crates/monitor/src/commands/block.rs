@@ -114,6 +114,7 @@ qapi! {
         removable: bool,
         locked: bool,
         inserted: Option<BlockDeviceInfo>,
+        tray_open: Option<bool>,
         io_status = "io-status": Option<BlockDeviceIoStatus>,
     }
 
@@ -294,12 +295,18 @@ pub fn query(host: &Arc<Host>, _: Empty) -> Result<Vec<BlockInfo>, Error> {
         device: entry.drive.clone().unwrap_or_default(),
         qdev: entry.qdev(),
         kind: "unknown".to_owned(),
-        removable: entry.device.as_ref().is_some_and(|device| device.removable),
-        locked: false,
+        // Without a device anything can be done.
+        removable: entry.device.as_ref().is_none_or(|device| device.removable),
+        locked: entry.device.as_ref().is_some_and(|device| device.locked),
         inserted: nodes
             .iter()
             .find(|node| node.name == entry.node)
             .map(node_info),
+        tray_open: entry
+            .device
+            .as_ref()
+            .filter(|device| device.removable)
+            .map(|device| device.tray_open),
         io_status: entry.device.as_ref().map(|device| match device.stopped {
             true => BlockDeviceIoStatus::Failed,
             false => BlockDeviceIoStatus::Ok,
@@ -392,7 +399,7 @@ pub fn query_stats(host: &Arc<Host>, arguments: QueryStats) -> Result<Vec<BlockS
             device: Some(entry.drive.clone().unwrap_or_default()),
             qdev: entry.qdev(),
             stats: node.map_or_else(|| counted(&Default::default()), |node| counted(&node.stats)),
-            node_name: Some(entry.node),
+            node_name: node.map(|node| node.name.clone()),
             parent: None,
         }
     };
