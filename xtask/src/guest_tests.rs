@@ -8,6 +8,7 @@ mod cluster;
 mod conformance;
 mod data;
 mod endurance;
+mod media;
 mod multipath;
 mod paths;
 mod sessions;
@@ -59,6 +60,7 @@ const ALL: &[Test] = tests![
     endurance::four_processors_use_four_queues,
     endurance::an_idle_guest_costs_no_processor_time,
     endurance::a_reloaded_driver_finds_its_disks_again,
+    media::a_guest_ejects_a_medium_gets_another_and_locks_it_by_mounting,
     paths::two_paths_lead_to_the_same_disk,
 ];
 

@@ -20,7 +20,7 @@ pub enum MediaError {
     /// It is not removable.
     #[error("Device '{0}' is not removable")]
     NotRemovable(String),
-    /// The tray is locked; the guest has been asked to open it.
+    /// The guest has locked the tray.
     #[error(
         "Device '{0}' is locked and force was not specified, wait for tray to open and try again"
     )]
@@ -60,8 +60,7 @@ impl Host {
     /// Opens the tray of a removable disk.
     ///
     /// # Errors
-    /// There is no such disk, or it is not removable, or the guest has locked it and there is no force; then the guest is
-    /// asked to open it.
+    /// There is no such disk, or it is not removable, or the guest has locked it and there is no force.
     pub fn open_tray(&self, bay: Bay<'_>, force: bool) -> Result<(), Error> {
         let name = bay.name().to_owned();
         let Some(disk) = self.lock()?.removable(bay)? else {

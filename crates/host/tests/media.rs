@@ -153,11 +153,14 @@ fn a_locked_tray_is_left_to_the_guest_unless_there_is_force() {
         refused,
         "Device 'd0' is locked and force was not specified, wait for tray to open and try again"
     );
-    assert_eq!(guest.attentions(0, 0), [(0x5A, 0x01)], "it was asked");
-    assert_eq!(guest.read(0, 0, 0), [0; 512], "and can go on");
+    assert_eq!(
+        guest.attentions(0, 0),
+        [],
+        "Linux would fail what is mounted"
+    );
+    assert_eq!(guest.read(0, 0, 0), [0; 512]);
     let refused = change(&place, "b.img").unwrap_err();
     assert!(refused.contains("is locked"), "{refused}");
-    guest.attentions(0, 0);
     assert_eq!(names(host.nodes()).len(), 1);
     // It agrees.
     assert!(guest.run(0, 0, &ALLOW).is_good());

@@ -21,8 +21,6 @@ pub enum UnitAttention {
     CommandsCleared,
     /// 28/00: the medium may have changed.
     MediumChanged,
-    /// 5A/01: an operator wants the medium, and an initiator prevents its removal.
-    MediumRemovalRequest,
     /// 2A/01: another initiator has changed mode parameters.
     ModeParametersChanged,
     /// 2A/02: another initiator has set log parameters back.
@@ -54,7 +52,7 @@ const CHANGE: u8 = u8::MAX;
 
 impl UnitAttention {
     /// All of them.
-    const ALL: [UnitAttention; 20] = [
+    const ALL: [UnitAttention; 19] = [
         UnitAttention::PreviousBusy,
         UnitAttention::PreviousTaskSetFull,
         UnitAttention::PreviousReservationConflict,
@@ -63,7 +61,6 @@ impl UnitAttention {
         UnitAttention::NexusLoss,
         UnitAttention::CommandsCleared,
         UnitAttention::MediumChanged,
-        UnitAttention::MediumRemovalRequest,
         UnitAttention::ModeParametersChanged,
         UnitAttention::LogParametersChanged,
         UnitAttention::ReservationsPreempted,
@@ -108,7 +105,6 @@ impl UnitAttention {
                 AdditionalSense::COMMANDS_CLEARED_BY_ANOTHER_INITIATOR
             }
             UnitAttention::MediumChanged => AdditionalSense::MEDIUM_MAY_HAVE_CHANGED,
-            UnitAttention::MediumRemovalRequest => AdditionalSense::MEDIUM_REMOVAL_REQUEST,
             UnitAttention::ModeParametersChanged => AdditionalSense::MODE_PARAMETERS_CHANGED,
             UnitAttention::LogParametersChanged => AdditionalSense::LOG_PARAMETERS_CHANGED,
             UnitAttention::ReservationsPreempted => AdditionalSense::RESERVATIONS_PREEMPTED,

@@ -22,7 +22,8 @@ use crate::ConfigError;
 /// Why a tray stays closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TrayError {
-    /// An initiator prevents removal. It has been told that an operator wants the medium (5A/01).
+    /// An initiator prevents removal. It does not hear that an operator wants the medium: a unit attention that would say
+    /// so (5A/01) makes Linux fail what it has mounted from a removable disk.
     #[error("the tray is locked by the guest")]
     Locked,
     /// The medium is being formatted or sanitized, or that has failed.
@@ -153,8 +154,6 @@ impl Disk {
         }
         if unit.state.removal_prevented() {
             if !force {
-                let wanted = UnitAttention::MediumRemovalRequest;
-                unit.state.raise(Who::All, wanted);
                 return Err(TrayError::Locked);
             }
             unit.state.allow_removal();

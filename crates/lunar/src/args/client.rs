@@ -137,8 +137,8 @@ pub struct Insert {
 
 const INSERT_EXAMPLES: &str = "\
 The tray opens, what is in it is flushed and taken out, and the tray closes over the new image, of which the guest
-hears. A guest that uses the medium has locked the tray; it is asked to let go. If the image cannot be opened, the
-tray stays open, with what was in it.
+hears. A guest that uses the medium has locked the tray. If the image cannot be opened, the tray stays open, with what
+was in it.
 
 Examples:
   lunar insert stick photos.img

@@ -142,7 +142,6 @@ additional_sense! {
     MEDIUM_REMOVAL_PREVENTED = 0x53/0x02, "Medium removal prevented";
     INSUFFICIENT_RESOURCES = 0x55/0x03, "Insufficient resources";
     INSUFFICIENT_REGISTRATION_RESOURCES = 0x55/0x04, "Insufficient registration resources";
-    MEDIUM_REMOVAL_REQUEST = 0x5a/0x01, "Operator medium removal request";
     FAILURE_PREDICTION_FALSE = 0x5d/0xff, "Failure prediction threshold exceeded (false)";
     IDLE_BY_COMMAND = 0x5e/0x03, "Idle condition activated by command";
     STANDBY_BY_COMMAND = 0x5e/0x04, "Standby condition activated by command";
