@@ -259,6 +259,43 @@ fn a_disk_that_is_not_there_is_not_detached() {
 }
 
 #[test]
+fn a_medium_is_changed_and_taken_out() {
+    let place = Place::new();
+    place.image("a.img", 1 << 20);
+    place.image("b.img", 2 << 20);
+    let _server = place.serve(
+        &[
+            "--device",
+            CONTROLLER,
+            "--drive",
+            "if=none,id=bay",
+            "--device",
+            "scsi-hd,drive=bay,id=stick,removable=on",
+        ],
+        &["s"],
+    );
+    assert_eq!(
+        said(&place, &["insert", "stick", "a.img"]),
+        "stick: 1 MiB\n"
+    );
+    let insert = ["insert", "bay", "b.img", "--read-only", "--format", "raw"];
+    assert_eq!(said(&place, &insert), "bay: 2 MiB\n");
+    let dump = said(&place, &["config", "dump"]);
+    assert!(
+        dump.contains("/b.img\"") && !dump.contains("a.img"),
+        "{dump}"
+    );
+    assert!(refused(&place, &["insert", "stick", "none.img"]).contains("no such file"));
+    assert_eq!(said(&place, &["eject", "stick"]), "");
+    let dump = said(&place, &["config", "dump"]);
+    assert!(!dump.contains(".img") && dump.contains("\"bay\""), "{dump}");
+    assert_eq!(
+        refused(&place, &["eject", "nope"]),
+        "lunar: Device 'nope' not found\n"
+    );
+}
+
+#[test]
 fn a_controller_is_detached_with_its_disks() {
     let place = Place::new();
     let _server = served(&place);
