@@ -309,6 +309,10 @@ impl Model {
         {
             return Err(Error::Cdrom);
         }
+        // The disk that would be made for it needs one.
+        if file.is_none() && drive.medium.is_none() && drive.automatic {
+            return Err(Error::Missing("file=PATH"));
+        }
         if file.is_some() && drive.medium.is_some() {
             return Err(Error::TwoMedia);
         }
