@@ -45,6 +45,9 @@ mod null;
 mod op;
 mod qcow2;
 mod raw;
+#[cfg(test)]
+#[path = "../tests/support/reactor.rs"]
+mod reactor;
 mod route;
 mod space;
 

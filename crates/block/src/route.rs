@@ -179,3 +179,6 @@ impl Luck {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

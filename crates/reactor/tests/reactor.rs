@@ -430,3 +430,115 @@ fn an_application_that_always_finds_work_can_be_stopped() {
     fixture.run(|bench| bench.restless = true);
     // Dropping the fixture joins the thread.
 }
+
+/// A list of leaked memory, in `count` segments of `len` bytes each.
+fn leaked(count: usize, len: usize) -> Sgl {
+    let segments: Vec<libc::iovec> = (0..count)
+        .map(|_| libc::iovec {
+            iov_base: Box::leak(vec![0u8; len].into_boxed_slice())
+                .as_mut_ptr()
+                .cast(),
+            iov_len: len,
+        })
+        .collect();
+    // SAFETY: memory and array are leaked.
+    #[allow(unsafe_code, reason = "a test's stand-in for guest memory")]
+    unsafe {
+        Sgl::from_raw(segments.leak(), count * len)
+    }
+}
+
+#[test]
+fn a_call_in_place_gives_what_the_ring_gives() {
+    let fixture = Fixture::new();
+    let results = fixture.block_on(|handle| async move {
+        let (writable, read_only) = (file_with(&[7u8; 8192]), tempfile::NamedTempFile::new());
+        let read_only = std::fs::File::open(read_only.unwrap().path()).unwrap();
+        let files = [handle.register(writable), handle.register(read_only.into())];
+        let nowhere = [libc::iovec {
+            iov_base: std::ptr::without_provenance_mut(8),
+            iov_len: 512,
+        }];
+        // SAFETY: the kernel looks whether memory is there; nobody else does.
+        #[allow(unsafe_code, reason = "a guest's memory that has gone")]
+        let gone = unsafe { Sgl::from_raw(&nowhere, 512) };
+        let mut calls = Vec::new();
+        for (data, offset) in [
+            (leaked(1, 4096), 0),
+            (leaked(3, 1024), 4096),
+            (leaked(1, 4096), 6000),
+            (leaked(2, 4096), 1 << 40),
+            (leaked(1100, 4), 0),
+            (gone, 0),
+        ] {
+            for rw_flags in [0, libc::RWF_DSYNC, 1 << 30] {
+                calls.push(Syscall::Read {
+                    data,
+                    offset,
+                    rw_flags,
+                });
+                if offset < 1 << 40 {
+                    calls.push(Syscall::Write {
+                        data,
+                        offset,
+                        rw_flags,
+                    });
+                }
+            }
+        }
+        // What is wrong in two ways may be called either.
+        calls.push(Syscall::Read {
+            data: leaked(1, 512),
+            offset: u64::MAX - 5,
+            rw_flags: 0,
+        });
+        for data_only in [false, true] {
+            calls.push(Syscall::Sync { data_only });
+        }
+        for (mode, len) in [(0, 100), (libc::FALLOC_FL_PUNCH_HOLE, 100)] {
+            calls.push(Syscall::Allocate {
+                mode,
+                offset: 0,
+                len,
+            });
+        }
+        let mut results = Vec::new();
+        let mut completion = handle.awaitable();
+        for file in &files {
+            for &call in &calls {
+                handle.submit(file, call, completion.token());
+                let ring = completion.result().await;
+                handle.yield_now().await;
+                results.push((format!("{call:?}"), handle.attempt(file, call), ring));
+            }
+        }
+        results
+    });
+    let distinct: std::collections::BTreeSet<i32> = results.iter().map(|r| r.2).collect();
+    assert!(distinct.len() >= 7, "only {distinct:?} were compared");
+    let differ: Vec<_> = results.iter().filter(|r| r.1 != Some(r.2)).collect();
+    assert!(differ.is_empty(), "{differ:#?}");
+}
+
+#[test]
+fn one_turn_does_a_bounded_amount_in_place_and_the_next_one_as_much_again() {
+    let fixture = Fixture::new();
+    let moved = fixture.block_on(|handle| async move {
+        let file = handle.register(file_with(&[7u8; 1 << 16]));
+        let read = |len| Syscall::Read {
+            data: leaked(1, len),
+            offset: 0,
+            rw_flags: 0,
+        };
+        assert_eq!(handle.attempt(&file, read((1 << 20) + 1)), None);
+        let call = read(1 << 16);
+        let mut moved = Vec::new();
+        for _ in 0..3 {
+            let done = (0..100).filter_map(|_| handle.attempt(&file, call));
+            moved.push(done.sum::<i32>());
+            handle.sleep(Duration::from_millis(1)).await;
+        }
+        moved
+    });
+    assert_eq!(moved, [1 << 20; 3]);
+}

@@ -18,14 +18,10 @@ use std::time::Duration;
 use lunar_reactor::Handle;
 
 use crate::host::tests::REQUEST_ALIGN;
+use crate::reactor::Reactor;
 use crate::{
     Buffer, DataHandle, Driver, Image, NodeOptions, Op, OpKind, open_node, run, run_owned,
 };
-
-#[path = "../../tests/support/reactor.rs"]
-mod reactor;
-
-use reactor::Reactor;
 
 const SECTOR: u64 = 512;
 /// Of a block of the medium.

@@ -394,7 +394,7 @@ pub(super) const fn file<T: AsMut<NodeOptions>>() -> [Property<T>; 2] {
                 ("io_uring", |_| ()),
             ]),
             default: "io_uring",
-            description: "taken for QEMU's sake: I/O always goes through io_uring",
+            description: "taken for QEMU's sake: Lunar chooses by itself",
         },
         Property {
             name: "locking",
