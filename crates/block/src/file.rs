@@ -104,18 +104,15 @@ impl Image for FileImage {
 
     fn open(&self, reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
         let file = reactor.register(self.shared.host.duplicate()?);
-        let gate = self.ledger.gate(self.policy);
-        Ok(Rc::new(FileHandle {
-            route: self.shared.route(reactor, &file, &gate),
-            lane: Rc::new(Lane {
-                reactor: reactor.clone(),
-                file,
-                shared: Arc::clone(&self.shared),
-            }),
-            align: self.shared.host.align,
-            claims: self.shared.claims.clone(),
-            gate,
-        }))
+        let lane = Rc::new(Lane {
+            reactor: reactor.clone(),
+            file,
+            shared: Arc::clone(&self.shared),
+        });
+        Ok(Rc::new(FileHandle::new(
+            lane,
+            self.ledger.gate(self.policy),
+        )))
     }
 
     fn stats(&self) -> Stats {
@@ -157,7 +154,8 @@ impl Image for FileImage {
     }
 }
 
-struct FileHandle {
+/// A file's data handle; also the way of a format's operations to places in its file.
+pub(crate) struct FileHandle {
     route: Route,
     /// For what is not one call.
     lane: Rc<Lane>,
@@ -168,6 +166,16 @@ struct FileHandle {
 }
 
 impl FileHandle {
+    pub fn new(lane: Rc<Lane>, gate: Gate) -> FileHandle {
+        FileHandle {
+            route: lane.shared.route(&lane.reactor, &lane.file, &gate),
+            align: lane.shared.host.align,
+            claims: lane.shared.claims.clone(),
+            lane,
+            gate,
+        }
+    }
+
     /// Whether the kernel takes `op` as it is.
     #[inline]
     fn suits(&self, op: &Op) -> bool {

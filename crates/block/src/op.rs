@@ -78,6 +78,8 @@ pub(crate) enum Step {
     Sync,
     /// A task serves the operation: its result is the operation's.
     Task,
+    /// The same, but the task is a format's, not its file's.
+    Detour,
 }
 
 impl Op {

@@ -111,6 +111,10 @@ pub struct Stats {
     pub inline: u64,
     /// Attempts to carry out a read in place that failed, because it would have had to wait.
     pub inline_misses: u64,
+    /// Operations that a format has passed on to its file as they were, because it knew the place.
+    pub straight: u64,
+    /// Bytes of memory in which a format remembers such places, now.
+    pub map_memory: u64,
 }
 
 impl Stats {
@@ -120,6 +124,8 @@ impl Stats {
             bounces: below.bounces,
             inline: below.inline,
             inline_misses: below.inline_misses,
+            straight: below.straight,
+            map_memory: below.map_memory,
             ..self
         }
     }
@@ -188,6 +194,7 @@ impl Ledger {
             inline: counts.inline.into_inner(),
             inline_misses: counts.inline_misses.into_inner(),
             highest: counts.highest.into_inner(),
+            ..Stats::default()
         }
     }
 

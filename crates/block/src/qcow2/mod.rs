@@ -1,12 +1,40 @@
-//! `qcow2`: the format through the `imago` crate, on our own files.
+//! `qcow2`: the format through the `imago` crate, on our own files, and past it where the place is known.
 //!
-//! Every operation is a task that works on a buffer of ours, a bounded piece at a time. Several reactors share one
-//! image: `imago` locks its metadata itself. What may move clusters away under a reader (discarding), or looks at a
-//! cluster before it changes all of it (zeroing a part), takes the image's lock exclusively; everything else shares it.
+//! There are two ways to an image. The *detour* is a task that asks `imago`, works on a buffer of ours and can do
+//! everything: find, allocate, copy on write, decompress, zero, discard ([`detour`]). The *straight way* is what a raw file
+//! has: one operation on the file itself with the guest's memory, for reads and writes of clusters whose place is known
+//! ([`map`]). The first operation on a cluster makes the detour, and learns the place of what follows too.
+//!
+//! # Why a place that is known is right
+//! A place is entered only if the cluster is plain data in the image's own file, and the table says that nothing else
+//! refers to it. Then there are few ways for it to become wrong, and all of them are ours, since nobody else opens the
+//! image:
+//!
+//! - *Zeroing, discarding and resizing* take it away. They are done by somebody who is alone ([`detour::Core::alone`]): who
+//!   has the lock of the format exclusively, so nobody else is on the detour, and has closed the straight way, so no
+//!   operation is under way to a place that will be somebody else's ([`way`]). The places are forgotten before anything is
+//!   done.
+//! - *Everything else* shares the lock and takes no place away: a write goes to where such a cluster is, and what it
+//!   allocates or copies is a cluster that was not entered. Since places are learnt under the same lock, nobody enters one
+//!   that is being taken away.
+//! - *On a medium with long blocks*, `imago` changes a part of a block by reading and writing all of it, and excludes only
+//!   its own writes meanwhile. There, whoever writes on the detour is alone too. The straight way has its own means for
+//!   parts of blocks, those of any file.
+//!
+//! # Durability
+//! Where a new cluster is stands in `imago`'s memory until a flush. A flush, and a write with FUA, may go straight only if
+//! nothing of that kind is left to be written, which two counters tell: changes made, and changes flushed.
+//!
+//! # Threading
+//! Several reactors share one image. The detour's locks are `imago`'s and the one of the format; the straight way costs two
+//! atomic operations on memory of the data handle's own.
 
+mod detour;
 mod extension;
 mod header;
+mod map;
 mod storage;
+mod way;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,28 +43,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use imago::format::PreallocateMode;
 use imago::format::builder::FormatDriverBuilder;
-use imago::{DenyImplicitOpenGate, FormatAccess, Mapping};
-use lunar_reactor::{AlignedBuf, Handle, Token, block_on};
-use tokio::sync::RwLock;
+use imago::{DenyImplicitOpenGate, FormatAccess};
+use lunar_reactor::{Handle, Token, block_on};
 
+use self::detour::Core;
 use self::header::{Backing, Header};
 use self::storage::{Attached, QcowFile};
-use crate::file::Shared;
+use self::way::Way;
+use crate::file::{FileHandle, Shared};
 use crate::filter::{Gate, Ledger, Policy};
 use crate::host::{Expect, HostFile};
+use crate::op::Step;
 use crate::{
-    Allocation, AllocationQuery, DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op,
-    OpKind, Progress, Space, Stats, WriteThreshold,
+    AllocationQuery, DataHandle, DetectZeroes, Error, Image, Info, NodeOptions, Op, OpKind,
+    Progress, Space, Stats, WriteThreshold,
 };
 
 type Access = FormatAccess<QcowFile>;
 
-/// Bytes of our own memory that one operation holds at most.
-const PIECE: usize = 1 << 20;
-/// What is discarded or zeroed in one go while others wait.
-const ZERO_PIECE: u64 = 256 << 20;
 /// Images in a chain; more are a loop.
 const MAX_CHAIN: usize = 64;
 
@@ -46,6 +71,8 @@ pub(crate) struct Qcow2 {
     core: Arc<Core>,
     policy: Policy,
     ledger: Ledger,
+    /// Counts what goes straight to the file.
+    straight: Ledger,
     /// This image's file and those of its backing chain.
     files: Vec<QcowFile>,
     name: String,
@@ -54,25 +81,18 @@ pub(crate) struct Qcow2 {
     backing: u64,
 }
 
-#[derive(Debug)]
-struct Core {
-    access: RwLock<Access>,
-    cluster_size: u64,
-}
-
 /// Opens an image and its backing chain.
 pub(crate) fn open(path: &Path, options: &NodeOptions) -> Result<Arc<dyn Image>, Error> {
     let mut files = Vec::new();
     let (access, header, backing) = open_layer(path, options, &mut files)?;
+    let long_blocks = files.iter().any(|f| f.shared().claims.is_some());
     // Version 2 has no zero clusters, and so nothing to put in place of a discarded one.
     let policy = Policy::new(options, header.version >= 3);
     Ok(Arc::new(Qcow2 {
-        core: Arc::new(Core {
-            access: RwLock::new(access),
-            cluster_size: header.cluster_size,
-        }),
+        core: Arc::new(Core::new(access, header.cluster_size, long_blocks)),
         policy,
         ledger: Ledger::default(),
+        straight: Ledger::default(),
         files,
         name: path.display().to_string(),
         // QEMU's rule: a last sector that is not whole does not exist.
@@ -202,17 +222,29 @@ impl Image for Qcow2 {
 
     fn open(&self, reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
         let lanes: Result<Vec<_>, _> = self.files.iter().map(|f| f.attach(reactor)).collect();
+        let lanes = lanes?;
+        let own = lanes.first().ok_or(Error::Unsupported)?;
+        // What passes this handle's gate goes straight as it is.
+        let as_it_is = Policy::new(&NodeOptions::default(), true);
+        let file = FileHandle::new(Rc::clone(&own.lane), self.straight.gate(as_it_is));
         Ok(Rc::new(Qcow2Handle {
             reactor: reactor.clone(),
             core: Arc::clone(&self.core),
             gate: self.ledger.gate(self.policy),
+            file,
+            way: self.core.ways.add(),
             failures: Rc::default(),
-            _lanes: lanes?,
+            _lanes: lanes,
         }))
     }
 
     fn stats(&self) -> Stats {
-        self.ledger.total()
+        let straight = self.straight.total();
+        self.ledger.total().above(Stats {
+            straight: straight.reads + straight.writes + straight.flushes,
+            map_memory: self.core.map.memory(),
+            ..straight
+        })
     }
 
     fn write_threshold(&self) -> Option<&Arc<WriteThreshold>> {
@@ -257,16 +289,52 @@ struct Qcow2Handle {
     reactor: Handle,
     core: Arc<Core>,
     gate: Gate,
+    /// Straight to the image's own file.
+    file: FileHandle,
+    way: Way,
     /// Errors that tasks have left for `resume`: a completion carries a number only.
     failures: Rc<RefCell<HashMap<Token, Error>>>,
     _lanes: Vec<Attached>,
 }
 
-impl DataHandle for Qcow2Handle {
-    fn start(&self, op: &mut Op, token: Token) -> Progress {
-        if let Some(over) = self.gate.admit(op) {
-            return over;
+impl Qcow2Handle {
+    /// Puts `op` on the straight way, if it can go there: returns where in the file.
+    #[inline]
+    fn enter(&self, op: &Op) -> Option<u64> {
+        match op.kind {
+            OpKind::Read | OpKind::Write { .. } | OpKind::Flush => {}
+            OpKind::Discard | OpKind::WriteZeroes { .. } => return None,
         }
+        if !self.way.enter() {
+            return None;
+        }
+        // The place first: a change that has made it known has been counted before.
+        let place = match op.kind {
+            OpKind::Flush => Some(op.offset),
+            _ => self.core.map.find(op.offset, op.len),
+        };
+        let durable = matches!(op.kind, OpKind::Flush | OpKind::Write { fua: true });
+        let place = place.filter(|_| !durable || self.core.is_flushed());
+        if place.is_none() {
+            self.way.leave();
+        }
+        place
+    }
+
+    /// What the file says of an operation on the straight way.
+    #[inline]
+    fn pass(&self, progress: Progress) -> Progress {
+        match progress {
+            Progress::Done(result) => {
+                self.way.leave();
+                self.gate.done(result)
+            }
+            Progress::Pending => Progress::Pending,
+        }
+    }
+
+    fn go_round(&self, op: &mut Op, token: Token) -> Progress {
+        op.step = Step::Detour;
         let (reactor, core, op) = (self.reactor.clone(), Arc::clone(&self.core), *op);
         let failures = Rc::clone(&self.failures);
         self.reactor.spawn(async move {
@@ -281,8 +349,26 @@ impl DataHandle for Qcow2Handle {
         });
         Progress::Pending
     }
+}
 
-    fn resume(&self, _op: &mut Op, token: Token, result: i32) -> Progress {
+impl DataHandle for Qcow2Handle {
+    fn start(&self, op: &mut Op, token: Token) -> Progress {
+        if let Some(over) = self.gate.admit(op) {
+            return over;
+        }
+        match self.enter(op) {
+            Some(place) => {
+                op.offset = place;
+                self.pass(self.file.start(op, token))
+            }
+            None => self.go_round(op, token),
+        }
+    }
+
+    fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress {
+        if op.step != Step::Detour {
+            return self.pass(self.file.resume(op, token, result));
+        }
         self.gate.done(if result == 0 {
             Ok(())
         } else {
@@ -294,126 +380,5 @@ impl DataHandle for Qcow2Handle {
     fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {
         let core = Arc::clone(&self.core);
         Box::pin(async move { Ok(core.allocation(offset, len).await?) })
-    }
-}
-
-impl Core {
-    async fn serve(&self, op: Op) -> std::io::Result<()> {
-        match op.kind {
-            OpKind::Read => self.read(op).await,
-            OpKind::Write { fua } => {
-                self.write(op).await?;
-                self.flush_if(fua).await
-            }
-            OpKind::Flush => self.flush().await,
-            OpKind::Discard => self.zero(op.offset, op.len, true).await,
-            OpKind::WriteZeroes { unmap, fua } => {
-                self.zero(op.offset, op.len, unmap).await?;
-                self.flush_if(fua).await
-            }
-        }
-    }
-
-    async fn read(&self, op: Op) -> std::io::Result<()> {
-        let len = op.data.len();
-        let mut buf = AlignedBuf::new(len.min(PIECE), 4096);
-        let mut done = 0;
-        while done < len {
-            let Some(part) = buf.get_mut(..(len - done).min(PIECE)) else {
-                break;
-            };
-            let access = self.access.read().await;
-            access.read(&mut *part, op.offset + done as u64).await?;
-            done += op.data.write_at(done, part);
-        }
-        Ok(())
-    }
-
-    async fn write(&self, op: Op) -> std::io::Result<()> {
-        let len = op.data.len();
-        let mut buf = AlignedBuf::new(len.min(PIECE), 4096);
-        let mut done = 0;
-        while done < len {
-            let Some(part) = buf.get_mut(..(len - done).min(PIECE)) else {
-                break;
-            };
-            op.data.read_at(done, part);
-            let access = self.access.read().await;
-            access.write(&*part, op.offset + done as u64).await?;
-            done += part.len();
-        }
-        Ok(())
-    }
-
-    async fn zero(&self, mut offset: u64, len: u64, unmap: bool) -> std::io::Result<()> {
-        let end = offset.checked_add(len).ok_or(rustix::io::Errno::INVAL)?;
-        while offset < end {
-            let next = (offset / ZERO_PIECE + 1)
-                .saturating_mul(ZERO_PIECE)
-                .min(end);
-            match self.zero_piece(offset, next - offset, unmap).await {
-                // A version 2 image has no zero clusters.
-                Err(e) if e.kind() == std::io::ErrorKind::Unsupported => {
-                    self.write_zeroes(offset, next - offset).await?;
-                }
-                other => other?,
-            }
-            offset = next;
-        }
-        Ok(())
-    }
-
-    async fn zero_piece(&self, offset: u64, len: u64, unmap: bool) -> std::io::Result<()> {
-        if unmap {
-            return self.access.write().await.discard_to_zero(offset, len).await;
-        }
-        if (offset | len).is_multiple_of(self.cluster_size) {
-            return self.access.read().await.write_zeroes(offset, len).await;
-        }
-        self.access.write().await.write_zeroes(offset, len).await
-    }
-
-    async fn write_zeroes(&self, mut offset: u64, len: u64) -> std::io::Result<()> {
-        let end = offset.saturating_add(len);
-        let zeroes = AlignedBuf::new(PIECE, 4096);
-        while offset < end {
-            let len = usize::try_from(end - offset).unwrap_or(PIECE).min(PIECE);
-            let part = zeroes.get(..len).unwrap_or_default();
-            self.access.read().await.write(part, offset).await?;
-            offset += len as u64;
-        }
-        Ok(())
-    }
-
-    /// What is behind the old end of the image beneath would show through a new end, so zeroes are put in its place.
-    async fn resize(&self, size: u64, backing: u64) -> std::io::Result<()> {
-        let mut access = self.access.write().await;
-        if access.size() < backing {
-            let zeroed = size.min(backing);
-            access.resize_grow(zeroed, PreallocateMode::Zero).await?;
-        }
-        access.resize(size, PreallocateMode::None).await?;
-        access.flush().await?;
-        access.sync().await
-    }
-
-    /// Clusters of the backing chain count as well: they are what a read finds.
-    async fn allocation(&self, offset: u64, len: u64) -> std::io::Result<Allocation> {
-        let access = self.access.read().await;
-        Ok(match access.get_mapping(offset, len).await? {
-            (Mapping::Eof { .. }, _) => Allocation::hole(len),
-            (Mapping::Zero { .. }, len) => Allocation::hole(len),
-            (_, len) => Allocation::data(len),
-        })
-    }
-
-    async fn flush_if(&self, fua: bool) -> std::io::Result<()> {
-        if fua { self.flush().await } else { Ok(()) }
-    }
-
-    async fn flush(&self) -> std::io::Result<()> {
-        let access = self.access.read().await;
-        access.flush().await?;
-        access.sync().await
     }
 }

@@ -81,19 +81,20 @@ impl QcowFile {
     pub fn attach(&self, reactor: &Handle) -> Result<Attached, Error> {
         let number = self.inner.number;
         let present = LANES.with_borrow_mut(|lanes| {
-            lanes
-                .get_mut(&number)
-                .map(|(_, holders)| *holders += 1)
-                .is_some()
+            let (lane, holders) = lanes.get_mut(&number)?;
+            *holders += 1;
+            Some(Rc::clone(lane))
         });
-        if !present {
-            let lane = Rc::new(self.lane_on(reactor.clone())?);
-            LANES.with_borrow_mut(|lanes| lanes.insert(number, (lane, 1)));
-        }
-        Ok(Attached {
-            number,
-            _here: std::marker::PhantomData,
-        })
+        let lane = match present {
+            Some(lane) => lane,
+            None => {
+                let lane = Rc::new(self.lane_on(reactor.clone())?);
+                let known = (Rc::clone(&lane), 1);
+                LANES.with_borrow_mut(|lanes| lanes.insert(number, known));
+                lane
+            }
+        };
+        Ok(Attached { number, lane })
     }
 
     fn lane_on(&self, reactor: Handle) -> Result<Lane, Error> {
@@ -163,8 +164,7 @@ impl QcowFile {
 /// Keeps a file attached to this thread.
 pub(crate) struct Attached {
     number: u64,
-    /// Belongs to the thread it was made on.
-    _here: std::marker::PhantomData<*const ()>,
+    pub lane: Rc<Lane>,
 }
 
 impl Drop for Attached {
