@@ -146,6 +146,10 @@ pub struct BlockStats {
     pub inline: u64,
     /// Attempts to do so that failed, because the operation would have had to wait.
     pub inline_misses: u64,
+    /// Operations on an image format that went to its file as they were.
+    pub straight: u64,
+    /// Bytes of memory in which an image format remembers where in its file things are.
+    pub map_memory: u64,
 }
 
 impl From<lunar_block::Stats> for BlockStats {
@@ -161,6 +165,8 @@ impl From<lunar_block::Stats> for BlockStats {
             bounces: stats.bounces,
             inline: stats.inline,
             inline_misses: stats.inline_misses,
+            straight: stats.straight,
+            map_memory: stats.map_memory,
         }
     }
 }

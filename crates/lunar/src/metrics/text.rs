@@ -113,6 +113,11 @@ const DISKS: &[Metric<DeviceInfo>] = &[
         "Attempts to carry out a read in place that would have had to wait, through all paths to the disk's image.",
         |disk| disk.stats.inline_misses,
     ),
+    counter(
+        "lunar_disk_straight_total",
+        "Operations on a qcow2 image that went to its file as they were, through all paths to the disk's image.",
+        |disk| disk.stats.straight,
+    ),
 ];
 
 /// Everything about a host.
