@@ -8,6 +8,7 @@ mod cluster;
 mod conformance;
 mod data;
 mod endurance;
+mod hotplug;
 mod media;
 mod multipath;
 mod paths;
@@ -43,6 +44,10 @@ macro_rules! tests {
 const ALL: &[Test] = tests![
     cluster::two_guests_fence_each_other_and_the_fence_outlives_the_server,
     multipath::io_moves_to_the_path_that_is_left,
+    hotplug::a_disk_comes_and_goes_hundreds_of_times_beside_busy_ones,
+    hotplug::a_running_guest_gets_a_thousand_disks_one_by_one,
+    hotplug::more_events_than_buffers_lose_nothing,
+    hotplug::a_disk_comes_and_goes_without_a_scan,
     data::file_systems_keep_their_files_over_a_power_cycle,
     endurance::a_controller_carries_300_luns_on_256_targets,
     boot::ovmf_boots_from_a_disk_that_is_not_the_first,
@@ -129,6 +134,8 @@ pub struct Lab {
     pub image: GuestImage,
     pub lunar: PathBuf,
     pub server: Server,
+    /// Whether to do everything as often as it takes to be sure, however long that is.
+    pub thorough: bool,
 }
 
 /// How many tests passed and failed.

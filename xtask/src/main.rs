@@ -26,6 +26,7 @@ mod guest_tests;
 mod howto;
 mod instructions;
 mod kernel;
+mod monitor;
 mod picture;
 mod process;
 mod qemu;

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::boot_disk;
 use crate::cpio::Archive;
 use crate::guest_image::GuestImage;
+use crate::monitor::Monitor;
 use crate::process::{line, spawn, tied};
 use crate::scratch::Scratch;
 
@@ -94,7 +96,12 @@ impl<'a> Machine<'a> {
         command
             .arg("-serial")
             .arg(format!("file:{}", scratch.join("console").display()))
-            .args(["-device", "virtio-serial-pci,id=results"]);
+            .args(["-device", "virtio-serial-pci,id=results"])
+            .arg("-qmp")
+            .arg(format!(
+                "unix:{},server=on,wait=off",
+                scratch.join("qemu.qmp").display()
+            ));
         for port in ["stdout", "stderr", "status"] {
             let path = scratch.join(port);
             File::create(&path)?;
@@ -314,6 +321,11 @@ impl Running {
         Ok(())
     }
 
+    /// A connection to QEMU's own monitor.
+    pub fn monitor(&self) -> Result<Monitor> {
+        Monitor::connect(&self.scratch.join("qemu.qmp"))
+    }
+
     /// Whether the job has said `words` by now.
     pub fn has_said(&self, words: &str) -> bool {
         self.said("stdout").contains(words)
@@ -330,6 +342,16 @@ impl Running {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// The machine stands still, and does not know.
+    pub fn freeze(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
+    }
+
+    /// The machine goes on.
+    pub fn thaw(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
     }
 
     fn is_running(&mut self) -> Result<bool> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::monitor::Monitor;
 use crate::process::{line, read, run, spawn, stop, tied};
 use crate::qemu::path_value;
 use crate::scratch::Scratch;
@@ -243,6 +244,7 @@ pub struct Daemon {
     command: String,
     log: PathBuf,
     said: PathBuf,
+    monitor: PathBuf,
 }
 
 impl Daemon {
@@ -255,7 +257,9 @@ impl Daemon {
     ) -> Result<Self> {
         let (said, log) = (scratch.join("serve.stdout"), scratch.join("serve.stderr"));
         let mut command = tied(lunar);
+        let monitor = scratch.join("lunar.qmp");
         command.arg("serve").args(arguments).stdin(Stdio::null());
+        command.args(["--monitor", &format!("unix:{}", path_value(&monitor))]);
         command
             .stdout(File::create(&said)?)
             .stderr(File::create(&log)?);
@@ -265,11 +269,13 @@ impl Daemon {
             command: line(&command),
             log,
             said,
+            monitor,
         };
         let deadline = Instant::now() + Duration::from_secs(10);
         // Two options with a value each for every socket.
         while daemon.qemu_options()?.len() < 4 * sockets.len()
             || !sockets.iter().all(|socket| socket.exists())
+            || !daemon.monitor.exists()
         {
             if let Some(status) = daemon.child.try_wait()? {
                 bail!(
@@ -288,6 +294,11 @@ impl Daemon {
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(daemon)
+    }
+
+    /// A connection to its monitor.
+    pub fn monitor(&self) -> Result<Monitor> {
+        Monitor::connect(&self.monitor)
     }
 
     /// What it has written to standard error.
@@ -309,12 +320,26 @@ impl Daemon {
         Ok(options)
     }
 
-    /// The memory that it occupies, in KiB.
+    /// The memory of its own that it occupies, in KiB: without what it has touched of the guest's.
     pub fn resident(&self) -> Result<u64> {
+        self.status("RssAnon:")
+    }
+
+    /// What it holds now.
+    pub fn holdings(&self) -> Result<Holdings> {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?;
+        Ok(Holdings {
+            descriptors: descriptors.count(),
+            threads: self.status("Threads:")?,
+            resident: self.resident()?,
+        })
+    }
+
+    fn status(&self, name: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        number.context("no VmRSS in the process's status")
+        number.with_context(|| format!("no {name} in the process's status"))
     }
 
     /// The processor time that it has used, in clock ticks.
@@ -357,6 +382,14 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+/// What a process can leak.
+pub struct Holdings {
+    pub descriptors: usize,
+    pub threads: u64,
+    /// In KiB.
+    pub resident: u64,
 }
 
 impl Drop for Daemon {

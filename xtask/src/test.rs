@@ -20,6 +20,9 @@ pub struct Options {
     /// Run only the guest tests whose names contain this
     #[arg(default_value = "", hide_default_value = true, value_name = "NAME")]
     filter: String,
+    /// Let disks come and go hundreds of times, which takes many minutes
+    #[arg(long)]
+    thorough: bool,
     #[arg(long, value_enum, default_value = "lunar", hide = true)]
     storage: Server,
 }
@@ -75,7 +78,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn in_guests(options: &Options) -> Result<Tally> {
-    let lab = lab(options.storage)?;
+    let lab = Lab {
+        thorough: options.thorough,
+        ..lab(options.storage)?
+    };
     step("Testing in a real Linux guest", || {
         guest_tests::run(&lab, &options.filter)
     })
@@ -95,6 +101,7 @@ pub fn lab(server: Server) -> Result<Lab> {
         image,
         lunar,
         server,
+        thorough: false,
     })
 }
 

@@ -400,6 +400,10 @@ fn a_storage_that_hangs_holds_up_its_own_removal_only() {
         );
         place.add("device scsi-hd,drive=n,id=quick").unwrap();
         host.remove_device("quick").unwrap();
+        // On the same controller, too.
+        let neighbour = "device scsi-hd,drive=n,id=quick,bus=scsi1.0,lun=1";
+        place.add(neighbour).unwrap();
+        host.remove_device("quick").unwrap();
         assert!(!removal.is_finished(), "the command is in flight");
         removal.join().unwrap().unwrap();
         assert!(start.elapsed() < Duration::from_secs(5));

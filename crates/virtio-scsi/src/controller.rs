@@ -1,6 +1,6 @@
 //! One virtio-scsi device, from the outside.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +27,8 @@ const TASK_SET_LIMIT: usize = 1024;
 
 /// One virtio-scsi device.
 ///
-/// Every method that changes the data path is a barrier: when it returns, it is so. Methods exclude each other; they
-/// wait for I/O in flight where their description says so, and never for the guest.
+/// Every method that changes the data path is a barrier: when it returns, it is so. Methods exclude each other, except
+/// where they say otherwise; they wait for I/O in flight where their description says so, and never for the guest.
 pub struct Controller {
     config: ControllerConfig,
     nexus: NexusId,
@@ -45,8 +45,10 @@ struct State {
     sizes: Sizes,
     memory: Option<Arc<GuestMemory>>,
     units: LunMap<Arc<dyn LogicalUnit>>,
-    /// The address of each unit, by where the unit is in memory.
+    /// The address of each unit, by where the unit is in memory; also of those whose last commands are being finished.
     places: HashMap<usize, (u8, u16)>,
+    /// The addresses that are not free yet although their units have gone.
+    leaving: HashSet<(u8, u16)>,
     started: Vec<bool>,
     /// Of the started queues, those that the front end lets be served.
     enabled: Vec<bool>,
@@ -90,6 +92,7 @@ impl Controller {
                 memory: None,
                 units: LunMap::new(),
                 places: HashMap::new(),
+                leaving: HashSet::new(),
                 started: vec![false; homes.len()],
                 enabled: vec![false; homes.len()],
                 paused: false,
@@ -340,7 +343,7 @@ impl Controller {
     ) -> Result<(), Error> {
         let number = Lun::new(lun).ok_or(Error::Lun(lun))?;
         let mut state = self.lock();
-        if state.units.get(target, lun).is_some() {
+        if state.units.get(target, lun).is_some() || state.leaving.contains(&(target, lun)) {
             return Err(Error::Occupied { target, lun });
         }
         if let Some(&(target, lun)) = state.places.get(&key(&unit)) {
@@ -375,27 +378,34 @@ impl Controller {
         )
     }
 
-    /// Takes it away: commands in flight are finished, then a REMOVED event, then the address is free (VS-066).
+    /// Takes it away: commands in flight are finished, then a REMOVED event, then the address is free (VS-066). Nobody who
+    /// is busy with another address waits for those commands.
     pub fn detach(&self, target: u8, lun: u16) -> Result<(), Error> {
         let number = Lun::new(lun).ok_or(Error::Lun(lun))?;
-        let mut state = self.lock();
-        let unit = state
-            .units
-            .remove(target, lun)
-            .ok_or(Error::Absent { target, lun })?;
-        state.places.remove(&key(&unit));
+        let unit = {
+            let mut state = self.lock();
+            let unit = state.units.remove(target, lun);
+            let unit = unit.ok_or(Error::Absent { target, lun })?;
+            state.leaving.insert((target, lun));
+            unit
+        };
         let detached = self.detach_from_workers(target, lun);
+        let mut state = self.lock();
         unit.state().remove_nexus(self.nexus);
         unit.detached();
         state.raise_on_siblings(self.nexus, target);
-        detached?;
-        self.report(
-            &state,
-            Event::Removed {
-                target,
-                lun: number,
-            },
-        )
+        let reported = detached.and_then(|()| {
+            self.report(
+                &state,
+                Event::Removed {
+                    target,
+                    lun: number,
+                },
+            )
+        });
+        state.places.remove(&key(&unit));
+        state.leaving.remove(&(target, lun));
+        reported
     }
 
     /// Puts another unit in the place of the one at an address. They have the same [`LuState`](lunar_target::LuState), so

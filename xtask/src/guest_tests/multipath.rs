@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::shared::Shared;
 use super::{Figures, Lab, PRELUDE};
-use crate::qemu::{Job, Machine, Outcome};
+use crate::qemu::{Job, Machine, Outcome, Running};
 use crate::scratch::Scratch;
 
 /// The guest waits for its own programs most of the time, and those are many.
@@ -101,7 +101,7 @@ sg_stpg --optimized --tp=1 /dev/$right >/dev/null
 path_is $left active ready
 "#;
 
-/// Both paths in turn, and the same again, until the disk is taken from one of them altogether.
+/// Both paths in turn, and the same again, until the server takes the disk from one of them altogether.
 const ROUND_ROBIN: &str = r#"
 sed -i '/^defaults/a path_grouping_policy group_by_prio\npath_selector "round-robin 0"\nfailback immediate' /etc/multipath.conf
 multipathd reconfigure >/dev/null
@@ -116,10 +116,21 @@ for state in standby unavailable offline; do
 	path_is $right active ready
 	is_used $right
 done
-echo 1 >/sys/block/$right/device/delete
-is_used $left
+# The server takes the disk from one controller, and gives it back: nobody has to tell the kernel to look.
+echo detach
+for try in $(seq 200); do
+	[ -e /sys/block/$right ] || break
+	sleep 0.1
+done
 [ ! -e /sys/block/$right ]
-echo '0 0 0' >/sys/class/scsi_host/host1/scan
+is_used $left
+echo attach
+from=$(now)
+for try in $(seq 600); do
+	[ -e /sys/class/scsi_device/1:0:0:0/device/block ] && break
+	sleep 0.1
+done
+echo back=$(($(now) - from))
 link_luns
 right=$(basename $(readlink /dev/lun/1:0:0:0))
 path_is $right active ready
@@ -155,11 +166,21 @@ mpathpersist --in --read-keys $map
 "#;
 
 pub fn io_moves_to_the_path_that_is_left(lab: &Lab) -> Result<Figures> {
-    let outcome = run(lab, &format!("{SETUP}{WRITER}{FAILOVER}{ROUND_ROBIN}{END}"))?;
+    let script = format!("{SETUP}{WRITER}{FAILOVER}{ROUND_ROBIN}{END}");
+    let outcome = run(lab, &script, |shared, guest| {
+        guest.wait_for("detach\n")?;
+        shared.detach(1)?;
+        guest.wait_for("attach\n")?;
+        shared.attach_again(1)
+    })?;
     Ok(vec![
         format!(
             "{} ms until the other path is used",
             outcome.number("failover")?
+        ),
+        format!(
+            "{} ms until a path that the server has given back is there",
+            outcome.number("back")?
         ),
         format!(
             "{} reads verified what was written",
@@ -169,7 +190,7 @@ pub fn io_moves_to_the_path_that_is_left(lab: &Lab) -> Result<Figures> {
 }
 
 pub fn mpathpersist_registers_and_reserves_through_both_paths(lab: &Lab) -> Result<Figures> {
-    let outcome = run(lab, &format!("{SETUP}{PERSIST}"))?;
+    let outcome = run(lab, &format!("{SETUP}{PERSIST}"), |_, _| Ok(()))?;
     let expected = "PR generation=0x2, \t2 registered reservation keys follow:
     0x123abc
     0x123abc
@@ -188,8 +209,12 @@ pub fn mpathpersist_registers_and_reserves_through_both_paths(lab: &Lab) -> Resu
     Ok(Vec::new())
 }
 
-/// Runs a script in a guest that has both paths, each in its own target port group.
-fn run(lab: &Lab, script: &str) -> Result<Outcome> {
+/// Runs a script in a guest that has both paths, each in its own target port group, and does `meanwhile` beside it.
+fn run(
+    lab: &Lab,
+    script: &str,
+    meanwhile: impl FnOnce(&Shared, &mut Running) -> Result<()>,
+) -> Result<Outcome> {
     let scratch = Scratch::new()?;
     let image = scratch.join("shared.raw");
     File::create(&image)?.set_len(64 << 20)?;
@@ -199,10 +224,9 @@ fn run(lab: &Lab, script: &str) -> Result<Outcome> {
         memory: "768M".to_owned(),
         ..shared.machine_with_both(lab)
     };
-    let outcome = machine
-        .start(&Job::new(&format!("{PRELUDE}{script}"), PATIENCE))?
-        .finish()?
-        .success()?;
+    let mut guest = machine.start(&Job::new(&format!("{PRELUDE}{script}"), PATIENCE))?;
+    meanwhile(&shared, &mut guest)?;
+    let outcome = guest.finish()?.success()?;
     shared.stop()?;
     Ok(outcome)
 }

@@ -62,6 +62,7 @@ fn run(lab: &Lab, scripts: &[&str]) -> Result<Figures> {
 const TOOLS: &str = r#"
 one=/dev/sg0 two=/dev/sg1
 lun=/sys/class/scsi_device/0:0:0:0
+printf manual >/sys/module/scsi_mod/parameters/scan
 virtio=$(readlink -f $lun | sed 's,.*/\(virtio[0-9]*\)/.*,\1,')
 # The driver lets go of the first controller, and takes it again.
 lose_one() { echo $virtio >/sys/bus/virtio/drivers/virtio_scsi/unbind; }

@@ -15,6 +15,8 @@ const SIDES: [&str; 2] = ["left", "right"];
 /// A server with one disk behind two controllers.
 pub struct Shared {
     daemon: Daemon,
+    /// The disk as each side's device.
+    paths: [String; 2],
     /// What attaches each controller.
     attach: [Vec<String>; 2],
 }
@@ -28,6 +30,8 @@ impl Shared {
             "QEMU shares no disk between machines"
         );
         let sockets = SIDES.map(|side| scratch.join(&format!("{side}.sock")));
+        let [left, right] = paths;
+        let paths = [disk(SIDES[0], left), disk(SIDES[1], right)];
         let mut arguments = Vec::new();
         let mut option = |name: &str, value: String| {
             arguments.extend([name.to_owned(), value]);
@@ -39,7 +43,7 @@ impl Shared {
                 path_value(image)
             ),
         );
-        for ((side, socket), path) in SIDES.iter().zip(&sockets).zip(paths) {
+        for ((side, socket), path) in SIDES.iter().zip(&sockets).zip(&paths) {
             option(
                 "--device",
                 format!(
@@ -47,12 +51,7 @@ impl Shared {
                     path_value(socket)
                 ),
             );
-            option(
-                "--device",
-                format!(
-                    "scsi-hd,bus={side}.0,drive=shared,scsi-id=0,lun=0,share-rw=on,serial=SHARED{path}"
-                ),
-            );
+            option("--device", path.clone());
         }
         let [left, right] = &sockets;
         let daemon = Daemon::start(&lab.lunar, scratch, &arguments, &[left, right])?;
@@ -63,7 +62,20 @@ impl Shared {
         Ok(Self {
             attach: [left.to_vec(), right.to_vec()],
             daemon,
+            paths,
         })
+    }
+
+    /// Takes the disk away from one side, while guests use it.
+    pub fn detach(&self, side: usize) -> Result<()> {
+        let name = SIDES.get(side).context("there are two sides")?;
+        self.daemon.monitor()?.device_del(&format!("{name}-disk"))
+    }
+
+    /// Gives the disk back to that side, as it was.
+    pub fn attach_again(&self, side: usize) -> Result<()> {
+        let path = self.paths.get(side).context("there are two sides")?;
+        self.daemon.monitor()?.device_add(path)
     }
 
     /// A machine with one path.
@@ -86,6 +98,13 @@ impl Shared {
     pub fn stop(self) -> Result<()> {
         self.daemon.stop()
     }
+}
+
+/// The shared disk as one side's device.
+fn disk(side: &str, properties: &str) -> String {
+    format!(
+        "scsi-hd,id={side}-disk,bus={side}.0,drive=shared,scsi-id=0,lun=0,share-rw=on,serial=SHARED{properties}"
+    )
 }
 
 /// It looks only where the disk is.

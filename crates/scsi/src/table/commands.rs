@@ -96,6 +96,18 @@ impl Row {
         }
     }
 
+    /// What stands where SCSI-2 had the LUN, in the three high bits of byte 1, is ignored. Linux writes it there for the
+    /// first look at a unit of a target that it does not know yet.
+    const fn ignores_lun_field(self) -> Self {
+        let [low, high] = self.allowed;
+        let mut place = [0; 16];
+        place[1] = 0xe0;
+        Self {
+            allowed: [low | u128::from_ne_bytes(place), high],
+            ..self
+        }
+    }
+
     /// The five low bits of byte 1 are a service action.
     #[expect(
         clippy::indexing_slicing,
@@ -173,7 +185,8 @@ commands! {
     ],
     /// Standard INQUIRY data or a VPD page. SPC-4.
     Inquiry, In: [
-        ("INQUIRY", [0x12, 0x01, F, F, F, 0]).on(ALL).reservation(Always).passes_unit_attention(),
+        ("INQUIRY", [0x12, 0x01, F, F, F, 0])
+            .on(ALL).reservation(Always).passes_unit_attention().ignores_lun_field(),
     ],
     /// The logical units of this target. SPC-4.
     ReportLuns, In: [

@@ -115,6 +115,17 @@ fn naca_is_accepted_by_every_command_of_a_unit() {
 }
 
 #[test]
+fn inquiry_ignores_the_lun_where_scsi_2_had_it() {
+    for device in [DeviceType::Disk, DeviceType::WellKnown, DeviceType::Absent] {
+        let profile = Profile::new(device);
+        let row = decode(profile, &cdb(&[0x12, 0xe0, 0, 0, 36, 0])).unwrap();
+        assert_eq!(row.usage_map(profile)[1], 0x01, "nor is it announced");
+        assert!(decode(profile, &cdb(&[0x12, 0x02, 0, 0, 36, 0])).is_err());
+    }
+    assert!(decode(FULL, &cdb(&[0x00, 0xe0])).is_err(), "no other does");
+}
+
+#[test]
 fn naca_is_refused_by_what_is_no_unit() {
     for device in [DeviceType::WellKnown, DeviceType::Absent] {
         let sense = decode(Profile::new(device), &cdb(&[0x12, 0, 0, 0, 36, 0x04]));
@@ -297,7 +308,8 @@ proptest! {
             let map = row.usage_map(profile);
             (1..row.cdb_length()).find_map(|at| {
                 let action = if at == 1 && row.service_action().is_some() && cdb[0] != 0x7f { 0x1f } else { 0 };
-                let odd = cdb[at] & !(map[at] | action);
+                let lun = if at == 1 && row.operation == Operation::Inquiry { 0xe0 } else { 0 };
+                let odd = cdb[at] & !(map[at] | action | lun);
                 (0..8).rev().find(|bit| odd >> bit & 1 == 1).map(|bit| (at, bit))
             })
         });

@@ -259,7 +259,7 @@ fn a_removed_unit_finishes_its_commands_first_and_then_is_gone() {
     let (fake, mut guest) = guest_with_disk(2, 2);
     let missed = guest.expect_events(1);
     guest.wait(&missed[0]);
-    let buffers = guest.expect_events(2);
+    let buffers = guest.expect_events(3);
     guest.controller.attach(0, 1, Fake::new(2)).unwrap();
     guest.wait(&buffers[0]);
     assert_eq!(fake.gate.handles(), 2, "one data handle per worker");
@@ -273,6 +273,19 @@ fn a_removed_unit_finishes_its_commands_first_and_then_is_gone() {
         move || controller.detach(0, 0).unwrap()
     });
     guest.stays_open(&buffers[1]);
+    // Its address and itself are not free yet, others are.
+    let attach = |number, unit| guest.controller.attach(0, number, unit);
+    assert!(matches!(
+        attach(0, Fake::new(4)),
+        Err(Error::Occupied { target: 0, lun: 0 })
+    ));
+    assert!(matches!(
+        attach(2, fake.clone()),
+        Err(Error::Attached { target: 0, lun: 0 })
+    ));
+    attach(2, Fake::new(5)).unwrap();
+    assert_eq!(guest.wait(&buffers[1]).bytes[12], 1);
+    guest.stays_open(&buffers[2]);
     let late = guest.command(lun(0, 0), &TEST_UNIT_READY, &[], 0);
     assert_eq!(late.asc(), Some((0x25, 0)), "takes no more commands");
     fake.gate.release();
@@ -282,7 +295,7 @@ fn a_removed_unit_finishes_its_commands_first_and_then_is_gone() {
         .expect("finished before the address was free")
         .good();
     guest.reap(&task).unwrap().good();
-    assert_eq!(guest.wait(&buffers[1]).bytes[12], 2);
+    assert_eq!(guest.wait(&buffers[2]).bytes[12], 2);
     assert_eq!(fake.gate.handles(), 0);
     guest.controller.attach(0, 0, Fake::new(3)).unwrap();
     guest.attentions(lun(0, 0));
