@@ -83,7 +83,7 @@ impl Guest<'_> {
             desc: user(desc),
             avail: user(avail),
             used: user(used),
-            next_avail: 0,
+            base: 0,
             kick: None,
             call: None,
             err: None,

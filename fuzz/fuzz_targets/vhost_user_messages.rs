@@ -79,7 +79,7 @@ impl Device for Oracle {
     fn set_err(&self, index: usize, _: Option<OwnedFd>) -> DeviceResult {
         self.assert_running(index)
     }
-    fn stop_queue(&self, index: usize) -> DeviceResult<u16> {
+    fn stop_queue(&self, index: usize) -> DeviceResult<u32> {
         let was = std::mem::replace(&mut self.running.lock().unwrap()[index], false);
         assert!(was, "queue {index} does not run");
         Ok(7)

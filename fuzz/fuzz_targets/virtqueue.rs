@@ -1,4 +1,4 @@
-//! Rings full of anything, seen from both sides. The device must end, hold no more chains than the ring has entries, and
+//! Rings of both formats, full of anything, seen from both sides. The device must end, hold no more chains than the ring has entries, and
 //! give nothing but guest memory; the driver must end as well.
 #![no_main]
 
@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use lunar_virtqueue::{
-    AddressSpace, Buffer, Chain, DriverQueue, GuestMemory, Queue, Region, RingFeatures, RingLayout,
+    AddressSpace, Buffer, Chain, DriverQueue, GuestMemory, PACKED_BASE, Queue, Region,
+    RingFeatures, RingLayout,
 };
 
 /// Two adjacent regions, so that buffers and tables can cross from one to the other, and one by itself.
@@ -21,9 +22,14 @@ thread_local! {
     );
 }
 
-fuzz_target!(|input: (u8, bool, bool, u16, Vec<u8>)| {
-    let (order, indirect, event_idx, base, bytes) = input;
-    let size = 1u16 << (order % 7);
+fuzz_target!(|input: (u8, bool, bool, Option<u32>, u16, Vec<u8>)| {
+    let (order, indirect, event_idx, packed_base, split_base, bytes) = input;
+    let packed = packed_base.is_some();
+    let size = match packed {
+        false => 1u16 << (order % 7),
+        true => u16::from(order % 64) + 1,
+    };
+    let base = packed_base.unwrap_or(split_base.into());
     let n = u64::from(size);
     let avail = RING + 16 * n;
     let used = (avail + 6 + 2 * n).next_multiple_of(4);
@@ -37,6 +43,7 @@ fuzz_target!(|input: (u8, bool, bool, u16, Vec<u8>)| {
     let features = RingFeatures {
         indirect,
         event_idx,
+        packed,
     };
     let memory = MEMORY.with(Arc::clone);
     for (gpa, size) in REGIONS {
@@ -45,7 +52,12 @@ fuzz_target!(|input: (u8, bool, bool, u16, Vec<u8>)| {
     let len = bytes.len().min(0x2000);
     memory.write(RING, &bytes[..len]).unwrap();
 
-    let mut queue = Queue::new(&memory, layout, features, base).unwrap();
+    // Only a packed ring has bases that are refused; most of what is not refused is its beginning.
+    let Ok(mut queue) = Queue::new(&memory, layout, features, base)
+        .or_else(|_| Queue::new(&memory, layout, features, PACKED_BASE))
+    else {
+        panic!("a ring in memory is refused");
+    };
     let mut held = Vec::new();
     for round in 0..4 {
         let mut chain = Chain::new();
@@ -78,10 +90,11 @@ fuzz_target!(|input: (u8, bool, bool, u16, Vec<u8>)| {
         let _ = driver.add(&[Buffer { addr, len: 16 }], &[]);
     }
     let _ = driver.publish();
-    // The device's ring is anything again.
-    let from = (used - RING) as usize;
+    // The device's ring is anything again; in a packed one it is the driver's as well.
+    let at = if packed { RING } else { used };
+    let from = (at - RING) as usize;
     memory
-        .write(used, bytes.get(from..len).unwrap_or_default())
+        .write(at, bytes.get(from..len).unwrap_or_default())
         .unwrap();
     let mut reaped = 0;
     while let Ok(Some(_)) = driver.reap() {

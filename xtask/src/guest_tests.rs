@@ -63,6 +63,7 @@ const ALL: &[Test] = tests![
     sessions::two_initiators_share_a_disk_as_reservations_and_comparisons_say,
     data::a_qcow2_written_like_its_raw_twin_compares_equal,
     endurance::four_processors_use_four_queues,
+    endurance::packed_rings_carry_what_split_ones_do,
     endurance::an_idle_guest_costs_no_processor_time,
     endurance::a_reloaded_driver_finds_its_disks_again,
     media::a_guest_ejects_a_medium_gets_another_and_locks_it_by_mounting,

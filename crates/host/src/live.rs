@@ -99,6 +99,7 @@ impl Live {
             cmd_per_lun: options.cmd_per_lun,
             hotplug: options.hotplug,
             param_change: options.param_change,
+            packed: options.packed != Some(false),
             ..ControllerConfig::default()
         };
         let adapter = Adapter {

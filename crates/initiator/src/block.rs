@@ -32,7 +32,7 @@ pub struct BlockDevice {
 impl BlockDevice {
     /// Agrees on features; what is wanted of the transport is in `options`.
     pub(crate) fn negotiate(channel: Channel, options: &Options) -> Result<Session, Error> {
-        let transport = feature::INDIRECT_DESC | feature::EVENT_IDX;
+        let transport = feature::INDIRECT_DESC | feature::EVENT_IDX | feature::RING_PACKED;
         let options = Options {
             features: options.features & transport | FEATURES,
             ..options.clone()

@@ -239,8 +239,9 @@ impl Initiator {
         ring.start(&self.session, &self.ram, start)
     }
 
-    /// Stops a ring; the server first finishes what is in flight on it. Gives the index at which it stopped.
-    pub fn stop_ring(&mut self, index: u16) -> Result<u16, Error> {
+    /// Stops a ring; the server first finishes what is in flight on it. Gives where it stopped, in the encoding of the
+    /// ring's format (VU-015).
+    pub fn stop_ring(&mut self, index: u16) -> Result<u32, Error> {
         let base = self.session.get_ring_base(index)?;
         self.queues.ring(index)?.stopped_at(base);
         Ok(base)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lunar_virtqueue::{Buffer, GuestMemory, Used, indirect_table};
+use lunar_virtqueue::{Buffer, GuestMemory, Used};
 
 use crate::ram::Ram;
 use crate::wire::{self, REQUEST, RESPONSE};
@@ -309,7 +309,8 @@ impl RequestQueue {
         );
         slot.table_len = 0;
         if indirect {
-            let table = indirect_table(&slot.readable, &slot.writable);
+            let queue = self.ring.queue();
+            let table = queue.indirect_table(&slot.readable, &slot.writable);
             if table.len() as u64 > TABLE {
                 let needed = slot.readable.len() + slot.writable.len();
                 return Err(lunar_virtqueue::Error::NoRoom { needed }.into());

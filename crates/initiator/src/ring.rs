@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use lunar_virtqueue::{AddressSpace, DriverQueue, RingFeatures, RingLayout, Used};
+use lunar_virtqueue::{AddressSpace, DriverQueue, PACKED_BASE, RingFeatures, RingLayout, Used};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::io::Errno;
 
@@ -43,7 +43,7 @@ pub struct Ring {
     queue: DriverQueue,
     features: RingFeatures,
     /// Where the server is to start.
-    base: u16,
+    base: u32,
     kick: Option<OwnedFd>,
     call: Option<OwnedFd>,
     err: Option<OwnedFd>,
@@ -59,7 +59,8 @@ impl Ring {
         end
     }
 
-    /// Offsets of the available ring, of the used ring and of the end.
+    /// Offsets of the available ring, of the used ring and of the end. A packed ring's event suppression structures,
+    /// which take their places, need less.
     fn parts(size: u16) -> (u64, u64, u64) {
         let size = u64::from(size);
         let avail = 16 * size;
@@ -89,7 +90,7 @@ impl Ring {
             layout,
             queue: DriverQueue::new(ram.memory(), layout, features)?,
             features,
-            base: 0,
+            base: new_base(features),
             kick: None,
             call: None,
             err: None,
@@ -148,21 +149,21 @@ impl Ring {
     }
 
     /// Notes where the server stopped: the next start goes on there.
-    pub(crate) fn stopped_at(&mut self, base: u16) {
+    pub(crate) fn stopped_at(&mut self, base: u32) {
         self.base = base;
     }
 
-    /// Makes the ring anew, from index 0, as a driver does that has just been loaded.
+    /// Makes the ring anew, from its beginning, as a driver does that has just been loaded.
     pub(crate) fn renew(&mut self, session: &Session) -> Result<(), Error> {
         self.features = ring_features(session);
         self.queue = DriverQueue::new(self.queue.memory(), self.layout, self.features)?;
-        self.base = 0;
+        self.base = new_base(self.features);
         Ok(())
     }
 
     /// What a front end does that has lost its server: the ring goes on where the server had returned everything.
     pub(crate) fn resume_at_used(&mut self) {
-        self.base = self.queue.used_idx();
+        self.base = self.queue.base_at_used();
     }
 
     /// Whether chains may be indirect tables.
@@ -276,5 +277,14 @@ fn ring_features(session: &Session) -> RingFeatures {
     RingFeatures {
         indirect: session.features() & feature::INDIRECT_DESC != 0,
         event_idx: session.features() & feature::EVENT_IDX != 0,
+        packed: session.features() & feature::RING_PACKED != 0,
+    }
+}
+
+/// Where a server starts in a new ring.
+fn new_base(features: RingFeatures) -> u32 {
+    match features.packed {
+        false => 0,
+        true => PACKED_BASE,
     }
 }

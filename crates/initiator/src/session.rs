@@ -17,6 +17,7 @@ pub mod feature {
     /// Of vhost-user, never shown to a guest.
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     pub const VERSION_1: u64 = 1 << 32;
+    pub const RING_PACKED: u64 = 1 << 34;
 
     pub const BLK_SEG_MAX: u64 = 1 << 2;
     pub const BLK_SIZE: u64 = 1 << 6;
@@ -164,14 +165,14 @@ impl Session {
         self.tell(Request::SetVringAddr, &payload, &[])
     }
 
-    /// SET_VRING_BASE.
-    pub fn set_ring_base(&self, ring: u16, base: u16) -> Result<(), Error> {
-        let payload = halves(&[ring.into(), base.into()]);
+    /// SET_VRING_BASE, in the encoding of the ring's format (VU-015).
+    pub fn set_ring_base(&self, ring: u16, base: u32) -> Result<(), Error> {
+        let payload = halves(&[ring.into(), base]);
         self.tell(Request::SetVringBase, &payload, &[])
     }
 
     /// GET_VRING_BASE: stops the ring once nothing is in flight on it.
-    pub fn get_ring_base(&self, ring: u16) -> Result<u16, Error> {
+    pub fn get_ring_base(&self, ring: u16) -> Result<u32, Error> {
         let request = Request::GetVringBase;
         let answer = self.channel.ask(request, &halves(&[ring.into(), 0]))?;
         let wrong = |what| Error::Answer { request, what };
@@ -181,7 +182,11 @@ impl Session {
         if state & 0xFFFF_FFFF != expected {
             return Err(wrong("the state of another ring"));
         }
-        u16::try_from(state >> 32).map_err(|_| wrong("an index above 16 bits"))
+        let base = u32::try_from(state >> 32).unwrap_or(u32::MAX);
+        match self.features & feature::RING_PACKED == 0 && base > u16::MAX.into() {
+            true => Err(wrong("an index above 16 bits")),
+            false => Ok(base),
+        }
     }
 
     /// SET_VRING_KICK, SET_VRING_CALL or SET_VRING_ERR; without a descriptor the flag says so (VU-014).

@@ -14,7 +14,7 @@ use lunar_block::{Driver, NodeOptions, open_node};
 use lunar_devices::{Disk, DiskConfig};
 use lunar_initiator::{
     Access, Address, Capacity, Command, Data, Device, Error, Failure, Initiator, Limit, Load,
-    Moment, Options, Report, TaskAttribute, TaskFunction, Waiting, response,
+    Moment, Options, Report, Start, TaskAttribute, TaskFunction, Waiting, feature, response,
 };
 use lunar_scsi::Lun;
 use lunar_vhost_user::{Running, Server};
@@ -69,11 +69,20 @@ impl Host {
     }
 
     fn connect(&self) -> Initiator {
+        self.connect_with(0)
+    }
+
+    /// With these features beside the usual ones.
+    fn connect_with(&self, more: u64) -> Initiator {
+        let usual = Options::default();
         let options = Options {
             queues: 2,
-            ..Options::default()
+            features: usual.features | more,
+            ..usual
         };
-        Initiator::connect(self.path(), options).unwrap()
+        let initiator = Initiator::connect(self.path(), options).unwrap();
+        assert_eq!(initiator.session().features() & more, more);
+        initiator
     }
 }
 
@@ -188,6 +197,56 @@ fn every_kind_of_load_does_what_it_says_with_every_way_of_waiting() {
     cdb[8] = 1;
     let read = Command::new(address(1, 0), &cdb, Data::In(512));
     assert!(initiator.command(&read).unwrap().is_good());
+}
+
+#[test]
+fn packed_rings_carry_every_kind_of_load() {
+    let host = Host::start(&[(1, 0)]);
+    let mut device = Device::Scsi(Box::new(host.connect_with(feature::RING_PACKED)));
+    for access in [Access::RandomMixed { reads: 50 }, Access::Verify] {
+        for waiting in [Waiting::Poll, Waiting::Sleep] {
+            let load = Load {
+                limit: Limit::Count(3000),
+                ..wanted(access, waiting)
+            };
+            let report = put_under_load(&mut device, &load);
+            assert!(report.failures.is_empty() && report.mismatch.is_none());
+            assert_eq!(report.completed(), 3000);
+            assert_eq!(report.checked > 0, access == Access::Verify);
+        }
+    }
+}
+
+#[test]
+fn packed_rings_go_on_where_they_were_and_begin_anew_after_a_reset() {
+    let host = Host::start(&[(1, 0)]);
+    let mut initiator = host.connect_with(feature::RING_PACKED);
+    let mut cdb = [0; 10];
+    cdb[0] = 0x28;
+    cdb[8] = 1;
+    let read = Command::new(address(1, 0), &cdb, Data::In(512));
+    let mut bases = Vec::new();
+    for round in 0..12 {
+        for _ in 0..35 {
+            let response = initiator.command_after_attentions(&read).unwrap();
+            assert!(response.is_good());
+        }
+        if round % 6 == 5 {
+            initiator.session().reset_device().unwrap();
+            let features = initiator.session().features();
+            initiator.session().set_features(features).unwrap();
+            initiator.restart().unwrap();
+            continue;
+        }
+        for ring in 0..initiator.ring_count() {
+            let base = initiator.stop_ring(ring).unwrap();
+            assert_eq!(base & 0xffff, base >> 16, "nothing was in flight");
+            bases.push(base);
+            initiator.start_ring(ring, Start::default()).unwrap();
+        }
+    }
+    // The ring has 128 places: the wrap counters have turned over.
+    assert!(bases.iter().any(|base| base & 0x8000 == 0), "{bases:x?}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use lunar_initiator::{
     Access, Address, Device, Initiator, Kind, Limit, Load, Moment, Options, Report, Waiting,
+    feature,
 };
 
 use crate::qemu::count;
@@ -71,12 +72,18 @@ fn verdict(measured: &Measured<'_>) -> anyhow::Result<()> {
 }
 
 fn measure(bench: &Bench, luns: Option<wanted::Luns>) -> anyhow::Result<Measured<'_>> {
+    let packed = match bench.packed {
+        true => feature::RING_PACKED,
+        false => 0,
+    };
+    let defaults = Options::default();
     let options = Options {
+        features: defaults.features | packed,
         queues: bench.queues,
         queue_size: (bench.iodepth * CHAIN).next_power_of_two().max(LEAST_RING),
         depth: bench.iodepth,
         max_data: bench.bs.max(LEAST_DATA),
-        ..Options::default()
+        ..defaults
     };
     let kind = match bench.device {
         args::DeviceKind::Auto => None,
@@ -84,6 +91,9 @@ fn measure(bench: &Bench, luns: Option<wanted::Luns>) -> anyhow::Result<Measured
         args::DeviceKind::Block => Some(Kind::Block),
     };
     let mut device = Device::connect(&bench.socket, kind, options)?;
+    if device.session().features() & packed != packed {
+        bail!("the server does not offer packed rings");
+    }
     let disks = match &mut device {
         Device::Scsi(initiator) => places(initiator, luns)?,
         Device::Block(_) if luns.is_some() => bail!("a block device has no --luns"),

@@ -144,6 +144,8 @@ fn device(served: &Served<'_>, name: &str) -> String {
     );
     other(!options.hotplug, "hotplug=off".to_owned());
     other(!options.param_change, "param_change=off".to_owned());
+    // Off is QEMU's default.
+    other(options.packed == Some(true), "packed=on".to_owned());
     for (property, value) in &options.pci {
         other(true, format!("{property}={}", escape(value)));
     }

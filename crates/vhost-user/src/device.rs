@@ -39,7 +39,7 @@ pub trait Device: Send + Sync + Debug {
     /// Replaces a started queue's error descriptor.
     fn set_err(&self, index: usize, err: Option<OwnedFd>) -> DeviceResult;
     /// Stops a queue after everything in flight has completed; returns the next avail index.
-    fn stop_queue(&self, index: usize) -> DeviceResult<u16>;
+    fn stop_queue(&self, index: usize) -> DeviceResult<u32>;
     /// Virtio device reset: all queues stopped, all state initial. The memory map stays.
     fn reset(&self);
     /// The front end has gone: as reset, and the memory map is dropped.
@@ -80,7 +80,7 @@ impl Device for Controller {
     fn set_err(&self, index: usize, err: Option<OwnedFd>) -> DeviceResult {
         Ok(self.set_err(index, err)?)
     }
-    fn stop_queue(&self, index: usize) -> DeviceResult<u16> {
+    fn stop_queue(&self, index: usize) -> DeviceResult<u32> {
         Ok(self.stop_queue(index)?)
     }
     fn reset(&self) {

@@ -32,7 +32,8 @@ struct Kick(Option<OwnedFd>);
 pub(crate) struct Ring {
     size: Option<u16>,
     addresses: Option<Addresses>,
-    next_avail: u16,
+    /// Where to go on, in the encoding of the ring's format (VU-015); the device knows it.
+    base: u32,
     /// Waits here until the ring starts.
     kick: Option<Kick>,
     /// Kept beside the device's own copy: a front end may set it once and restart the ring many times.
@@ -91,8 +92,7 @@ impl RingAt<'_> {
 
     pub(crate) fn set_base(self, base: u32) -> Result<(), Refusal> {
         self.must_be_stopped()?;
-        self.ring.next_avail = u16::try_from(base)
-            .map_err(|_| Refusal::request(format!("ring {} with base {base:#x}", self.index)))?;
+        self.ring.base = base;
         Ok(())
     }
 
@@ -139,14 +139,14 @@ impl RingAt<'_> {
         Ok(())
     }
 
-    /// Stops the ring if it runs, when everything in flight has completed; returns the next avail index.
-    pub(crate) fn stop(self) -> Result<u16, Refusal> {
+    /// Stops the ring if it runs, when everything in flight has completed; returns where to go on.
+    pub(crate) fn stop(self) -> Result<u32, Refusal> {
         self.ring.kick = None;
         if self.ring.running {
             self.ring.running = false;
-            self.ring.next_avail = self.device.stop_queue(self.index).map_err(self.broken())?;
+            self.ring.base = self.device.stop_queue(self.index).map_err(self.broken())?;
         }
-        Ok(self.ring.next_avail)
+        Ok(self.ring.base)
     }
 
     fn must_be_stopped(&self) -> Result<(), Refusal> {
@@ -173,7 +173,7 @@ impl RingAt<'_> {
             desc: addresses.desc,
             avail: addresses.avail,
             used: addresses.used,
-            next_avail: self.ring.next_avail,
+            base: self.ring.base,
             kick,
             call: duplicate(self.ring.call.as_ref())?,
             err: duplicate(self.ring.err.as_ref())?,

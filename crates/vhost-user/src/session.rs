@@ -235,7 +235,7 @@ impl Session {
             FrontendReq::GET_VRING_BASE => {
                 let (index, _) = ring_state(payload)?;
                 let base = self.ring(index)?.stop()?;
-                let state = VhostUserVringState::new(index, base.into());
+                let state = VhostUserVringState::new(index, base);
                 return Ok(Answer::Reply(state.as_slice().to_vec()));
             }
             FrontendReq::SET_VRING_KICK => {

@@ -173,12 +173,6 @@ fn bad_requests() -> Vec<(&'static str, u32, Vec<u8>, usize)> {
             0,
         ),
         (
-            "packed ring's base",
-            R::SET_VRING_BASE.into(),
-            words32(&[0, 0x8000_8000]),
-            0,
-        ),
-        (
             "logging",
             R::SET_VRING_ADDR.into(),
             ring_addresses(0, 1, 0x1000),

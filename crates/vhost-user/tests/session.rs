@@ -16,12 +16,12 @@ use lunar_vhost_user::{Message, Options};
 use talk::{Answer, Test};
 use vhost::vhost_user::message::FrontendReq as R;
 
-fn started(index: usize, desc: u64, next_avail: u16, enabled: bool) -> Told {
+fn started(index: usize, desc: u64, base: u32, enabled: bool) -> Told {
     Told::Start {
         index,
         size: 128,
         addresses: [desc, desc + 0x1000, desc + 0x2000],
-        next_avail,
+        base,
         kick: true,
         call: false,
         err: false,
@@ -149,12 +149,8 @@ fn a_stopped_ring_is_set_up_elsewhere_and_keeps_its_call_and_error_descriptors()
     test.ok_with(R::SET_VRING_CALL, words64(&[2]), descriptor());
     test.ok_with(R::SET_VRING_ERR, words64(&[2]), descriptor());
     test.start_ring(2, 0x10000, 9);
-    assert_eq!(test.stop_ring(2), u32::from(FakeDevice::STOPPED_AT));
-    assert_eq!(
-        test.stop_ring(2),
-        u32::from(FakeDevice::STOPPED_AT),
-        "stopped twice"
-    );
+    assert_eq!(test.stop_ring(2), FakeDevice::STOPPED_AT);
+    assert_eq!(test.stop_ring(2), FakeDevice::STOPPED_AT, "stopped twice");
     test.device.take();
     test.start_ring(2, 0x50000, 0);
     let calls = test.device.take();
@@ -163,7 +159,7 @@ fn a_stopped_ring_is_set_up_elsewhere_and_keeps_its_call_and_error_descriptors()
             calls[..],
             [Told::Start {
                 addresses: [0x50000, ..],
-                next_avail: 0,
+                base: 0,
                 call: true,
                 err: true,
                 ..

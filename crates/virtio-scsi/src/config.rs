@@ -35,6 +35,8 @@ pub struct ControllerConfig {
     pub hotplug: bool,
     /// Offer to report changed parameters of logical units.
     pub param_change: bool,
+    /// Offer rings of the packed format.
+    pub packed: bool,
 }
 
 impl Default for ControllerConfig {
@@ -49,6 +51,7 @@ impl Default for ControllerConfig {
             seg_max: 126,
             hotplug: true,
             param_change: true,
+            packed: true,
         }
     }
 }

@@ -130,7 +130,7 @@ impl Controller {
     }
 
     fn offered(&self) -> Features {
-        Features::offered(self.config.hotplug, self.config.param_change)
+        Features::offered(&self.config)
     }
 
     /// What the driver has accepted. Rings started from now on obey it.
@@ -268,12 +268,12 @@ impl Controller {
             .map_err(|source| Error::Descriptor { index, source })
     }
 
-    /// Stops a ring after everything in flight has completed; returns the next avail index.
-    pub fn stop_queue(&self, index: usize) -> Result<u16, Error> {
+    /// Stops a ring after everything in flight has completed; returns where to go on.
+    pub fn stop_queue(&self, index: usize) -> Result<u32, Error> {
         self.stop_locked(&mut self.lock(), index)
     }
 
-    fn stop_locked(&self, state: &mut State, index: usize) -> Result<u16, Error> {
+    fn stop_locked(&self, state: &mut State, index: usize) -> Result<u32, Error> {
         let home = self.started_home(state, index)?;
         let (reply, answer) = channel();
         let nexus = self.nexus;
@@ -285,9 +285,9 @@ impl Controller {
                 reply,
             },
         )?;
-        let next_avail = answer.recv().map_err(|_| Error::Stopped)?;
+        let base = answer.recv().map_err(|_| Error::Stopped)?;
         state.set_started(index, false);
-        Ok(next_avail)
+        Ok(base)
     }
 
     /// Device reset: outstanding commands are ended, rings stopped, the configuration space and notices of missed
@@ -308,7 +308,7 @@ impl Controller {
         for index in 0..self.queue_count() {
             if state.is_started(index) {
                 // Stopped workers have no rings left to stop.
-                let _: Result<u16, Error> = self.stop_locked(state, index);
+                let _: Result<u32, Error> = self.stop_locked(state, index);
             }
         }
         let nexus = self.nexus;

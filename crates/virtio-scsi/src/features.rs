@@ -1,6 +1,6 @@
 //! Feature bits: what is offered, and what is accepted.
 
-use crate::Error;
+use crate::{ControllerConfig, Error};
 
 bitflags::bitflags! {
     /// The feature bits this device has an opinion on (VS-010..VS-014). Transport bits (vhost-user's bits 26 and 30)
@@ -25,6 +25,8 @@ bitflags::bitflags! {
         const RING_EVENT_IDX = 1 << 29;
         /// Not legacy.
         const VERSION_1 = 1 << 32;
+        /// Rings of the packed format.
+        const RING_PACKED = 1 << 34;
     }
 }
 
@@ -37,11 +39,12 @@ impl Features {
         .union(Features::NOTIFY_ON_EMPTY);
 
     /// What a device offers.
-    pub(crate) fn offered(hotplug: bool, param_change: bool) -> Features {
+    pub(crate) fn offered(config: &ControllerConfig) -> Features {
         let mut offered =
             Features::VERSION_1 | Features::RING_INDIRECT_DESC | Features::RING_EVENT_IDX;
-        offered.set(Features::HOTPLUG, hotplug);
-        offered.set(Features::CHANGE, param_change);
+        offered.set(Features::HOTPLUG, config.hotplug);
+        offered.set(Features::CHANGE, config.param_change);
+        offered.set(Features::RING_PACKED, config.packed);
         offered
     }
 
@@ -62,7 +65,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_neither_offered_nor_accepted() {
-        let offered = Features::offered(true, true);
+        let unpacked = ControllerConfig {
+            packed: false,
+            ..ControllerConfig::default()
+        };
+        let offered = Features::offered(&unpacked);
         for bit in [0u32, 3, 33, 34, 35, 40] {
             assert_eq!(offered.bits() & 1 << bit, 0, "bit {bit}");
             let error = Features::negotiate(offered, offered.bits() | 1 << bit).unwrap_err();
@@ -72,7 +79,11 @@ mod tests {
 
     #[test]
     fn bits_that_front_ends_set_on_their_own_are_accepted_and_have_no_effect() {
-        let offered = Features::offered(true, false);
+        let silent = ControllerConfig {
+            param_change: false,
+            ..ControllerConfig::default()
+        };
+        let offered = Features::offered(&silent);
         assert!(!offered.contains(Features::CHANGE));
         let acked = Features::CHANGE
             | Features::VERSION_1

@@ -1,4 +1,4 @@
-//! One virtqueue in service: the split ring, its event descriptors, and what it waits for.
+//! One virtqueue in service: its ring, its event descriptors, and what it waits for.
 
 use std::fmt::Display;
 use std::os::fd::OwnedFd;
@@ -16,16 +16,16 @@ pub(crate) const SLOT_BITS: u32 = 32;
 /// A ring as the driver set it up. The addresses are the front end's own (user addresses in vhost-user).
 #[derive(Debug)]
 pub struct RingSetup {
-    /// Entries: a power of two, at most 32768.
+    /// Entries, at most 32768; a power of two unless the ring is packed.
     pub size: u16,
-    /// Address of the descriptor table.
+    /// Address of the descriptor table, or of a packed ring itself.
     pub desc: u64,
-    /// Address of the available ring.
+    /// Address of the available ring, or of a packed ring's driver event suppression.
     pub avail: u64,
-    /// Address of the used ring.
+    /// Address of the used ring, or of a packed ring's device event suppression.
     pub used: u64,
-    /// The available entry to take first.
-    pub next_avail: u16,
+    /// Where to go on, in the encoding of the ring's format (VU-015): in a split ring, the available entry to take first.
+    pub base: u32,
     /// Signalled by the driver when buffers are available. Without it the ring is polled: while it is enabled, its
     /// worker does not sleep.
     pub kick: Option<OwnedFd>,
@@ -61,7 +61,7 @@ pub(crate) struct Ring {
     unpublished: Vec<Barrier>,
     /// To be done when nothing is in flight; until then nothing new is taken.
     new_memory: Option<(Arc<GuestMemory>, Barrier)>,
-    stop: Option<Reply<u16>>,
+    stop: Option<Reply<u32>>,
 }
 
 impl Ring {
@@ -85,8 +85,9 @@ impl Ring {
         let features = RingFeatures {
             indirect: features.contains(Features::RING_INDIRECT_DESC),
             event_idx: features.contains(Features::RING_EVENT_IDX),
+            packed: features.contains(Features::RING_PACKED),
         };
-        let queue = Queue::new(memory, layout, features, setup.next_avail)
+        let queue = Queue::new(memory, layout, features, setup.base)
             .map_err(|source| crate::Error::Ring { index, source })?;
         let mut ring = Ring {
             queue,
@@ -247,7 +248,7 @@ impl Ring {
         }
         if let Some(reply) = self.stop.take() {
             // The control thread may have given up waiting only by ending.
-            let _: Result<(), _> = reply.send(self.queue.next_avail());
+            let _: Result<(), _> = reply.send(self.queue.base());
             return true;
         }
         false
@@ -258,8 +259,8 @@ impl Ring {
         self.new_memory = Some((memory, done));
     }
 
-    /// Ends the ring as soon as nothing is in flight; the answer is the next avail index.
-    pub fn stop(&mut self, reply: Reply<u16>) {
+    /// Ends the ring as soon as nothing is in flight; the answer is where a successor goes on.
+    pub fn stop(&mut self, reply: Reply<u32>) {
         self.stop = Some(reply);
     }
 

@@ -56,7 +56,7 @@ pub(crate) enum Message {
     Stop {
         nexus: NexusId,
         index: usize,
-        reply: Reply<u16>,
+        reply: Reply<u32>,
     },
     Enable {
         nexus: NexusId,

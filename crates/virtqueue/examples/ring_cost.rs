@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lunar_virtqueue::{
-    AddressSpace, Buffer, Chain, DriverQueue, Error, GuestMemory, Queue, Region, RingFeatures,
-    RingLayout, indirect_table,
+    AddressSpace, Buffer, Chain, DriverQueue, Error, GuestMemory, PACKED_BASE, Queue, Region,
+    RingFeatures, RingLayout,
 };
 
 const BATCH: usize = 32;
@@ -26,9 +26,16 @@ const LAYOUT: RingLayout = RingLayout {
     used: 0x2000,
     space: AddressSpace::Guest,
 };
-const FEATURES: RingFeatures = RingFeatures {
+/// The features of both formats, and where a new ring of each begins.
+const FORMATS: [(RingFeatures, u32); 2] = [(SPLIT, 0), (PACKED, PACKED_BASE)];
+const SPLIT: RingFeatures = RingFeatures {
     indirect: true,
     event_idx: true,
+    packed: false,
+};
+const PACKED: RingFeatures = RingFeatures {
+    packed: true,
+    ..SPLIT
 };
 
 fn main() -> Result<(), Error> {
@@ -36,16 +43,19 @@ fn main() -> Result<(), Error> {
     let buffer = |addr, len| Buffer { addr, len };
     let readable = [buffer(0x1_0000, 51)];
     let writable = [buffer(0x1_1000, 108), buffer(0x2_0000, 4096)];
-    for indirect in [false, true] {
+    let formats = FORMATS.into_iter();
+    for ((features, base), indirect) in
+        formats.flat_map(|format| [false, true].map(|indirect| (format, indirect)))
+    {
         let memory = Arc::new(GuestMemory::new([
             Arc::new(Region::allocate(0, 0x10_0000)?.0),
             Arc::new(Region::allocate(1 << 32, 0x10_0000)?.0),
         ])?);
-        let table = indirect_table(&readable, &writable);
+        let mut driver = DriverQueue::new(&memory, LAYOUT, features)?;
+        let table = driver.indirect_table(&readable, &writable);
         memory.write(0x3_0000, &table)?;
         let table = buffer(0x3_0000, u32::try_from(table.len()).unwrap_or(0));
-        let mut driver = DriverQueue::new(&memory, LAYOUT, FEATURES)?;
-        let mut queue = Queue::new(&memory, LAYOUT, FEATURES, 0)?;
+        let mut queue = Queue::new(&memory, LAYOUT, features, base)?;
         let mut chains: Vec<Chain> = (0..BATCH).map(|_| Chain::new()).collect();
         let (mut best_device, mut best_both) = (f64::MAX, f64::MAX);
         for _ in 0..REPEATS {
@@ -75,7 +85,8 @@ fn main() -> Result<(), Error> {
             best_both = best_both.min(start.elapsed().as_nanos() as f64 / requests);
         }
         println!(
-            "{}: device side {best_device:.1} ns, both sides {best_both:.1} ns per request of 3 segments",
+            "{}, {}: device side {best_device:.1} ns, both sides {best_both:.1} ns per request of 3 segments",
+            if features.packed { "packed" } else { "split" },
             if indirect { "indirect" } else { "direct" },
         );
     }

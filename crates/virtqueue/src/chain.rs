@@ -8,6 +8,8 @@ use lunar_sgl::Sgl;
 #[derive(Debug, Default)]
 pub struct Chain {
     pub(crate) head: u16,
+    /// Places in a packed ring that it came from, and that returning it frees.
+    pub(crate) places: u16,
     /// What the driver wrote for the device.
     pub readable: Segments,
     /// What the device is to write for the driver.
@@ -20,8 +22,8 @@ impl Chain {
         Chain::default()
     }
 
-    /// The index that names this chain on its ring: below the ring's size, and unlike that of any other chain in
-    /// flight on the ring.
+    /// The number that names this chain on its ring, unlike that of any other chain in flight there: the index of its
+    /// first descriptor, or the buffer ID in a packed ring.
     pub fn head(&self) -> u16 {
         self.head
     }

@@ -43,9 +43,14 @@ pub enum Error {
     #[error("cannot map guest memory: {0}")]
     Map(Errno),
 
-    /// A ring size that is 0, above 32768 or not a power of two.
-    #[error("ring size {0} is not a power of two from 1 to 32768")]
+    /// A ring size that is 0, above 32768 or, of a split ring, not a power of two.
+    #[error(
+        "ring size {0} is not from 1 to 32768, or not a power of two as a split ring's has to be"
+    )]
     RingSize(u16),
+    /// A position to start at that no ring of this format and size has.
+    #[error("a ring of this format and size has no position {0:#x}")]
+    RingBase(u32),
     /// A part of a ring lies outside the memory map, or in two regions.
     #[error("{part} at {addr:#x} is not inside one memory region")]
     RingUnmapped {
@@ -84,8 +89,14 @@ pub enum Error {
     /// A chain was made available again before it was returned.
     #[error("chain {head} was made available twice")]
     HeadInFlight {
-        /// Its head.
+        /// Its head, in a packed ring its buffer ID.
         head: u16,
+    },
+    /// A packed ring's chain whose descriptors are not all available, or that has more than the device had returned.
+    #[error("the chain at descriptor {at} has descriptors that are not available")]
+    ChainIncomplete {
+        /// Where it begins.
+        at: u16,
     },
     /// A chain with more descriptors than its table has: a loop.
     #[error("chain {head} loops")]
@@ -150,15 +161,19 @@ pub enum Error {
     },
 }
 
-/// The three parts of a split ring.
+/// The three parts of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RingPart {
-    /// The descriptor table.
+    /// The descriptor table, or the descriptor ring.
     Descriptors,
     /// The driver's ring.
     Available,
     /// The device's ring.
     Used,
+    /// The driver's event suppression structure, of a packed ring.
+    DriverEvents,
+    /// The device's.
+    DeviceEvents,
 }
 
 impl std::fmt::Display for RingPart {
@@ -167,6 +182,8 @@ impl std::fmt::Display for RingPart {
             RingPart::Descriptors => "descriptor table",
             RingPart::Available => "available ring",
             RingPart::Used => "used ring",
+            RingPart::DriverEvents => "driver event suppression",
+            RingPart::DeviceEvents => "device event suppression",
         })
     }
 }

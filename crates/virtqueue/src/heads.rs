@@ -1,6 +1,6 @@
 //! Which chains are in flight.
 
-/// A set of chain heads below a ring's size.
+/// A set of chain heads, or of buffer IDs.
 #[derive(Debug)]
 pub(crate) struct Heads {
     words: Box<[u64]>,
@@ -8,10 +8,10 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
-    /// The empty set, with room for heads below `size`.
+    /// The empty set, with room for heads up to `size`.
     pub(crate) fn new(size: u16) -> Heads {
         Heads {
-            words: vec![0; usize::from(size).div_ceil(64)].into_boxed_slice(),
+            words: vec![0; usize::from(size) / 64 + 1].into_boxed_slice(),
             count: 0,
         }
     }

@@ -1,10 +1,11 @@
 //! Virtqueues, both sides, and the guest memory map.
 //!
-//! A virtqueue is a pair of index rings and a table of descriptors in memory that a guest and a device share. This
-//! crate turns what a hostile guest wrote there into checked lists of host addresses, and answers back, in a few
-//! tens of nanoseconds per request. It knows nothing of SCSI, of transports or of event loops.
+//! A virtqueue is in memory that a guest and a device share: as a table of descriptors and a pair of index rings (split),
+//! or as one ring of descriptors that goes both ways (packed). This crate turns what a hostile guest wrote there into
+//! checked lists of host addresses, and answers back, in a few tens of nanoseconds per request. It knows nothing of SCSI,
+//! of transports or of event loops.
 //!
-//! The central type is [`Queue`], the device's side of a split ring. [`Queue::pop`] fills a reusable [`Chain`] with the
+//! The central type is [`Queue`], the device's side of a ring of either format. [`Queue::pop`] fills a reusable [`Chain`] with the
 //! guest's buffers, [`Queue::push`] stages a finished chain (the one place where a chain completes), and
 //! [`Queue::publish`] makes all staged chains visible at once and says whether to interrupt. Around it:
 //! - [`GuestMemory`] is an immutable snapshot of the guest's memory map, made of shared [`Region`]s. A change of the map
@@ -33,16 +34,23 @@
 compile_error!("rings are little-endian and lengths up to 2^32 must fit usize");
 
 mod chain;
+mod driver;
 mod error;
 mod heads;
+mod layout;
 mod memory;
 mod notify;
+mod packed;
+mod queue;
 mod split;
+mod walk;
 
 pub use chain::{Chain, Segments};
+pub use driver::{Buffer, DriverQueue, Used};
 pub use error::{Error, RingPart};
+pub use layout::{RingFeatures, RingLayout};
 pub use memory::{AddressSpace, GuestMemory, Region};
-pub use split::{
-    Buffer, Descriptor, DriverQueue, MAX_INDIRECT, Queue, RingFeatures, RingLayout, Used,
-    indirect_table,
-};
+pub use packed::{PACKED_BASE, PackedDescriptor};
+pub use queue::Queue;
+pub use split::Descriptor;
+pub use walk::MAX_INDIRECT;

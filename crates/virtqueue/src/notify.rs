@@ -1,21 +1,28 @@
 //! How the two sides of a ring wake each other, and never sleep through a message.
 //!
-//! Both directions are the same protocol: a *producer* moves an index (the driver avail.idx, the device used.idx) and
-//! then decides whether to wake the consumer; a *consumer* that has taken everything asks to be woken, then looks at
-//! the index once more before it sleeps. Each side stores one word and then loads the word that the other stores, with
-//! a full barrier between: at least one of them sees the other's store (VS-073, VIRTIO 1.3 §2.7.7).
+//! Both directions are the same protocol, in both formats: a *producer* changes a word (of a split ring the driver
+//! avail.idx, the device used.idx; of a packed ring the flags of the next descriptor) and then decides whether to wake the
+//! consumer; a *consumer* that has taken everything asks to be woken, then looks at that word once more before it sleeps.
+//! Each side stores one word and then loads the word that the other stores, with a full barrier between: at least one of
+//! them sees the other's store (VS-073, VIRTIO 1.3 §2.7.7).
+//!
+//! [`announce`] and [`ask_and_look`] are the two steps; what follows them here is the split ring's. The packed ring's
+//! words are in `packed::events`.
 
-use std::sync::atomic::{AtomicU16, Ordering, fence};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
-/// A 16-bit word that both sides access.
+/// A word that both sides access.
 pub(crate) trait Word {
-    fn load(&self, order: Ordering) -> u16;
-    fn store(&self, value: u16, order: Ordering);
+    type Value;
+    fn load(&self, order: Ordering) -> Self::Value;
+    fn store(&self, value: Self::Value, order: Ordering);
     /// Orders every store before it before every load after it.
     fn full_barrier();
 }
 
 impl Word for AtomicU16 {
+    type Value = u16;
+
     #[inline]
     fn load(&self, order: Ordering) -> u16 {
         self.load(order)
@@ -32,6 +39,42 @@ impl Word for AtomicU16 {
     }
 }
 
+impl Word for AtomicU32 {
+    type Value = u32;
+
+    #[inline]
+    fn load(&self, order: Ordering) -> u32 {
+        self.load(order)
+    }
+
+    #[inline]
+    fn store(&self, value: u32, order: Ordering) {
+        self.store(value, order);
+    }
+
+    #[inline]
+    fn full_barrier() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// The producer's step: changes `word`; gives what the consumer has asked for.
+#[inline]
+pub(crate) fn announce<W: Word, R: Word>(word: &W, value: W::Value, request: &R) -> R::Value {
+    // Release: what the word covers is visible before the word.
+    word.store(value, Ordering::Release);
+    W::full_barrier();
+    request.load(Ordering::Relaxed)
+}
+
+/// The consumer's step before it sleeps: asks to be woken; gives `word` as it is after that.
+#[inline]
+pub(crate) fn ask_and_look<W: Word, R: Word>(word: &W, request: &R, ask: R::Value) -> W::Value {
+    request.store(ask, Ordering::Relaxed);
+    W::full_barrier();
+    word.load(Ordering::Acquire)
+}
+
 /// The word by which a consumer says when it wants to be woken.
 pub(crate) enum Suppression<'a, W> {
     /// EVENT_IDX: "when the index moves past this value".
@@ -40,35 +83,38 @@ pub(crate) enum Suppression<'a, W> {
     Flags(&'a W),
 }
 
-/// The producer's step: moves `index` from `old` to `new`; whether to wake the consumer.
+/// The producer moves `index` from `old` to `new`; whether to wake the consumer.
 #[inline]
-pub(crate) fn publish<W: Word>(
+pub(crate) fn publish<W: Word<Value = u16>>(
     index: &W,
     old: u16,
     new: u16,
     suppression: &Suppression<'_, W>,
 ) -> bool {
-    // Release: what the index covers is visible before the index.
-    index.store(new, Ordering::Release);
-    W::full_barrier();
     match suppression {
-        Suppression::Event(event) => crossed(event.load(Ordering::Relaxed), old, new),
-        Suppression::Flags(flags) => flags.load(Ordering::Relaxed) & 1 == 0,
+        Suppression::Event(event) => crossed(announce(index, new, *event), old, new),
+        Suppression::Flags(flags) => announce(index, new, *flags) & 1 == 0,
     }
 }
 
-/// The consumer's step before it sleeps: asks to be woken once the index moves from `seen`; whether it has moved
-/// already, so that there is no reason to sleep.
+/// The consumer asks to be woken once the index moves from `seen`; whether it has moved already, so that there is no
+/// reason to sleep.
 #[inline]
-pub(crate) fn arm<W: Word>(index: &W, seen: u16, suppression: &Suppression<'_, W>) -> bool {
-    ask(seen, suppression);
-    W::full_barrier();
-    index.load(Ordering::Acquire) != seen
+pub(crate) fn arm<W: Word<Value = u16>>(
+    index: &W,
+    seen: u16,
+    suppression: &Suppression<'_, W>,
+) -> bool {
+    let now = match suppression {
+        Suppression::Event(event) => ask_and_look(index, *event, seen),
+        Suppression::Flags(flags) => ask_and_look(index, *flags, 0),
+    };
+    now != seen
 }
 
 /// Asks to be woken once the index moves from `seen`.
 #[inline]
-pub(crate) fn ask<W: Word>(seen: u16, suppression: &Suppression<'_, W>) {
+pub(crate) fn ask<W: Word<Value = u16>>(seen: u16, suppression: &Suppression<'_, W>) {
     match suppression {
         Suppression::Event(event) => event.store(seen, Ordering::Relaxed),
         Suppression::Flags(flags) => flags.store(0, Ordering::Relaxed),
@@ -78,7 +124,7 @@ pub(crate) fn ask<W: Word>(seen: u16, suppression: &Suppression<'_, W>) {
 /// The consumer's step while it is awake: asks not to be woken. With EVENT_IDX nothing needs to be said, because the
 /// index moves past the event only once.
 #[inline]
-pub(crate) fn disarm<W: Word>(suppression: &Suppression<'_, W>) {
+pub(crate) fn disarm<W: Word<Value = u16>>(suppression: &Suppression<'_, W>) {
     if let Suppression::Flags(flags) = suppression {
         flags.store(1, Ordering::Relaxed);
     }
@@ -105,6 +151,7 @@ mod tests {
     const START: u16 = u16::MAX;
 
     impl Word for AtomicU16 {
+        type Value = u16;
         fn load(&self, order: Ordering) -> u16 {
             self.load(order)
         }
@@ -120,6 +167,7 @@ mod tests {
     struct Unordered(AtomicU16);
 
     impl Word for Unordered {
+        type Value = u16;
         fn load(&self, order: Ordering) -> u16 {
             self.0.load(order)
         }
@@ -139,7 +187,10 @@ mod tests {
 
     /// A producer that publishes and wakes, a consumer that takes, arms and sleeps until it has seen all. The eventfd is
     /// a counter whose accesses order nothing else.
-    fn all_is_consumed<W: Word + Send + Sync + 'static>(word: fn(u16) -> W, event_idx: bool) {
+    fn all_is_consumed<W: Word<Value = u16> + Send + Sync + 'static>(
+        word: fn(u16) -> W,
+        event_idx: bool,
+    ) {
         let mut model = loom::model::Builder::new();
         // Preemptions at any place, but no more than three in one run: all runs would take a minute.
         model.preemption_bound = Some(3);

@@ -1,4 +1,4 @@
-//! A driver that does what no driver may: an error each time, once, and never anything outside guest memory.
+//! A driver of a split ring that does what no driver may: an error each time, once, and never anything outside guest memory.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,
@@ -45,6 +45,7 @@ fn queue(guest: &Guest, indirect: bool) -> Queue {
     let features = RingFeatures {
         indirect,
         event_idx: true,
+        packed: false,
     };
     Queue::new(&guest.memory, layout(SIZE), features, 0).unwrap()
 }
@@ -67,7 +68,7 @@ fn refused(table: &[Descriptor], indirect: &[Descriptor]) -> Error {
     assert!(!queue.enable_notifications());
     assert!(chain.readable.is_empty() && chain.writable.is_empty());
     assert_eq!(queue.in_flight(), 0);
-    assert_eq!(queue.next_avail(), 0);
+    assert_eq!(queue.base(), 0);
     error
 }
 
@@ -271,6 +272,7 @@ fn rings_that_do_not_fit_are_refused() {
                 RingPart::Descriptors => layout.desc = addr,
                 RingPart::Available => layout.avail = addr,
                 RingPart::Used => layout.used = addr,
+                other => unreachable!("{other} is no part of a split ring"),
             }
             assert_eq!(set_up(layout), Some(error));
         }

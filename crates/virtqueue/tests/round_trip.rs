@@ -15,15 +15,28 @@ use std::sync::Arc;
 
 use common::{DATA, Guest, PIECE, both, content, joined, layout};
 use lunar_virtqueue::{
-    AddressSpace, Buffer, Chain, DriverQueue, GuestMemory, Queue, RingFeatures, RingLayout,
-    indirect_table,
+    AddressSpace, Buffer, Chain, DriverQueue, GuestMemory, PACKED_BASE, Queue, RingFeatures,
+    RingLayout,
 };
 use proptest::prelude::*;
 
 const FEATURES: RingFeatures = RingFeatures {
     indirect: true,
     event_idx: true,
+    packed: false,
 };
+
+/// Both formats, with a base at which a new ring of it begins.
+const FORMATS: [(RingFeatures, u32); 2] = [
+    (FEATURES, 0),
+    (
+        RingFeatures {
+            packed: true,
+            ..FEATURES
+        },
+        PACKED_BASE,
+    ),
+];
 
 /// Cuts `len` bytes at `addr` into buffers of the given lengths; the rest is the last buffer.
 fn cut(addr: u64, len: u32, lens: &[u32]) -> Vec<Buffer> {
@@ -52,11 +65,13 @@ proptest! {
         back in 0u64..4000,
         outside in prop::option::of(0usize..3),
         seed: u8,
+        packed: bool,
     ) {
         let guest = Guest::new();
         let layout = layout(16);
-        let mut driver = DriverQueue::new(&guest.memory, layout, FEATURES).unwrap();
-        let mut queue = Queue::new(&guest.memory, layout, FEATURES, 0).unwrap();
+        let (features, base) = FORMATS[usize::from(packed)];
+        let mut driver = DriverQueue::new(&guest.memory, layout, features).unwrap();
+        let mut queue = Queue::new(&guest.memory, layout, features, base).unwrap();
         let at = DATA + PIECE - back;
         let answer_at = DATA + 2 * PIECE - back;
         let sent: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_mul(7).wrapping_add(seed)).collect();
@@ -67,7 +82,7 @@ proptest! {
             None => driver.add(&readable, &writable).unwrap(),
             Some(n) => {
                 let (direct, rest) = readable.split_at(n.min(readable.len()));
-                let bytes = indirect_table(rest, &writable);
+                let bytes = driver.indirect_table(rest, &writable);
                 // The table crosses regions as well, at an address that is a multiple of nothing.
                 let addr = DATA + 3 * PIECE - bytes.len() as u64 - u64::from(seed % 16);
                 guest.memory.write(addr, &bytes).unwrap();
@@ -109,50 +124,65 @@ proptest! {
 
 #[test]
 fn indices_wrap_after_65536_chains_and_a_successor_goes_on_where_the_queue_stopped() {
-    let guest = Guest::new();
-    let layout = layout(4);
-    let mut driver = DriverQueue::new(&guest.memory, layout, FEATURES).unwrap();
-    let mut queue = Queue::new(&guest.memory, layout, FEATURES, 0).unwrap();
-    let mut chain = Chain::new();
-    let buffer = [Buffer { addr: DATA, len: 8 }];
-    for round in 0u64..30_000 {
-        if round % 7000 == 0 {
-            assert_eq!(queue.in_flight(), 0);
-            queue = Queue::new(&guest.memory, layout, FEATURES, queue.next_avail()).unwrap();
+    // A packed ring need not have a power of two.
+    for ((features, base), size) in FORMATS.into_iter().zip([4, 5]) {
+        let guest = Guest::new();
+        let layout = layout(size);
+        let mut driver = DriverQueue::new(&guest.memory, layout, features).unwrap();
+        let mut queue = Queue::new(&guest.memory, layout, features, base).unwrap();
+        let mut chain = Chain::new();
+        let buffer = [Buffer { addr: DATA, len: 8 }];
+        for round in 0u64..30_000 {
+            if round % 7000 == 0 {
+                assert_eq!(queue.in_flight(), 0);
+                assert_eq!(queue.base(), driver.base_at_used());
+                queue = Queue::new(&guest.memory, layout, features, queue.base()).unwrap();
+            }
+            for i in 0..3 {
+                guest
+                    .memory
+                    .write(DATA, &(round * 3 + i).to_le_bytes())
+                    .unwrap();
+                driver.add(&buffer, &[]).unwrap();
+                let _ = driver.publish();
+                assert!(queue.pop(&mut chain).unwrap());
+                assert_eq!(content(&chain.readable), (round * 3 + i).to_le_bytes());
+                queue.push(&chain, i as u32);
+            }
+            assert!(!queue.pop(&mut chain).unwrap());
+            let _ = queue.publish();
+            for i in 0..3 {
+                assert_eq!(driver.reap().unwrap().unwrap().written, i);
+            }
+            assert_eq!(driver.reap().unwrap(), None);
+            assert_eq!(driver.free(), size);
         }
-        for i in 0..3 {
-            guest
-                .memory
-                .write(DATA, &(round * 3 + i).to_le_bytes())
-                .unwrap();
-            driver.add(&buffer, &[]).unwrap();
-            let _ = driver.publish();
-            assert!(queue.pop(&mut chain).unwrap());
-            assert_eq!(content(&chain.readable), (round * 3 + i).to_le_bytes());
-            queue.push(&chain, i as u32);
-        }
-        assert!(!queue.pop(&mut chain).unwrap());
-        let _ = queue.publish();
-        for i in 0..3 {
-            assert_eq!(driver.reap().unwrap().unwrap().written, i);
-        }
-        assert_eq!(driver.reap().unwrap(), None);
-        assert_eq!(driver.free(), 4);
+        let expected = match features.packed {
+            false => 90_000 % 65_536,
+            // 18000 rounds of 5, after which both wrap counters are as in the beginning.
+            true => PACKED_BASE,
+        };
+        assert_eq!(queue.base(), expected);
     }
-    assert_eq!(queue.next_avail(), (90_000u32 % 65_536) as u16);
+}
+
+fn each_format_with_and_without_events() -> impl Iterator<Item = ((RingFeatures, u32), bool)> {
+    FORMATS
+        .into_iter()
+        .flat_map(|format| [false, true].map(|event_idx| (format, event_idx)))
 }
 
 #[test]
 fn one_interrupt_for_a_batch_and_none_for_a_driver_that_does_not_want_any() {
-    for event_idx in [false, true] {
+    for ((format, base), event_idx) in each_format_with_and_without_events() {
         let features = RingFeatures {
-            indirect: false,
             event_idx,
+            ..format
         };
         let guest = Guest::new();
         let layout = layout(8);
         let mut driver = DriverQueue::new(&guest.memory, layout, features).unwrap();
-        let mut queue = Queue::new(&guest.memory, layout, features, 0).unwrap();
+        let mut queue = Queue::new(&guest.memory, layout, features, base).unwrap();
         let mut serve = |driver: &mut DriverQueue, n: usize| {
             for _ in 0..n {
                 let buffer = Buffer { addr: DATA, len: 8 };
@@ -179,15 +209,15 @@ fn one_interrupt_for_a_batch_and_none_for_a_driver_that_does_not_want_any() {
 
 #[test]
 fn the_driver_kicks_only_when_asked() {
-    for event_idx in [false, true] {
+    for ((format, base), event_idx) in each_format_with_and_without_events() {
         let features = RingFeatures {
-            indirect: false,
             event_idx,
+            ..format
         };
         let guest = Guest::new();
         let layout = layout(8);
         let mut driver = DriverQueue::new(&guest.memory, layout, features).unwrap();
-        let mut queue = Queue::new(&guest.memory, layout, features, 0).unwrap();
+        let mut queue = Queue::new(&guest.memory, layout, features, base).unwrap();
         let add = |driver: &mut DriverQueue| {
             let buffer = Buffer { addr: DATA, len: 8 };
             driver.add(&[buffer], &[]).unwrap();
@@ -207,54 +237,58 @@ fn the_driver_kicks_only_when_asked() {
 
 #[test]
 fn ring_addresses_may_be_the_front_ends_own() {
-    let guest = Guest::new();
-    let layout = layout(8);
-    let mut driver = DriverQueue::new(&guest.memory, layout, FEATURES).unwrap();
-    let region = &guest.memory.regions()[0];
-    let user = |gpa: u64| gpa - region.gpa() + region.user_addr();
-    let by_user = RingLayout {
-        desc: user(layout.desc),
-        avail: user(layout.avail),
-        used: user(layout.used),
-        space: AddressSpace::User,
-        ..layout
-    };
-    let mut queue = Queue::new(&guest.memory, by_user, FEATURES, 0).unwrap();
-    let buffer = Buffer { addr: DATA, len: 8 };
-    driver.add(&[buffer], &[]).unwrap();
-    assert!(driver.publish());
-    assert!(queue.pop(&mut Chain::new()).unwrap());
+    for (features, base) in FORMATS {
+        let guest = Guest::new();
+        let layout = layout(8);
+        let mut driver = DriverQueue::new(&guest.memory, layout, features).unwrap();
+        let region = &guest.memory.regions()[0];
+        let user = |gpa: u64| gpa - region.gpa() + region.user_addr();
+        let by_user = RingLayout {
+            desc: user(layout.desc),
+            avail: user(layout.avail),
+            used: user(layout.used),
+            space: AddressSpace::User,
+            ..layout
+        };
+        let mut queue = Queue::new(&guest.memory, by_user, features, base).unwrap();
+        let buffer = Buffer { addr: DATA, len: 8 };
+        driver.add(&[buffer], &[]).unwrap();
+        assert!(driver.publish());
+        assert!(queue.pop(&mut Chain::new()).unwrap());
+    }
 }
 
 #[test]
 fn a_queue_goes_on_with_another_memory_map_and_breaks_without_its_ring() {
-    let guest = Guest::new();
-    let layout = layout(8);
-    let mut driver = DriverQueue::new(&guest.memory, layout, FEATURES).unwrap();
-    let mut queue = Queue::new(&guest.memory, layout, FEATURES, 0).unwrap();
-    let last = Arc::clone(&guest.memory.regions()[3]);
-    let fewer = guest
-        .memory
-        .without_region(last.gpa(), last.size(), last.user_addr())
-        .unwrap();
-    queue.set_memory(&Arc::new(fewer)).unwrap();
-    let mut chain = Chain::new();
-    driver.add(&[Buffer { addr: DATA, len: 8 }], &[]).unwrap();
-    let gone = Buffer {
-        addr: last.gpa(),
-        len: 8,
-    };
-    driver.add(&[gone], &[]).unwrap();
-    assert!(driver.publish());
-    assert!(queue.pop(&mut chain).unwrap());
-    queue.set_memory(&guest.memory).unwrap();
-    assert!(queue.pop(&mut chain).unwrap(), "the region is back");
+    for (features, base) in FORMATS {
+        let guest = Guest::new();
+        let layout = layout(8);
+        let mut driver = DriverQueue::new(&guest.memory, layout, features).unwrap();
+        let mut queue = Queue::new(&guest.memory, layout, features, base).unwrap();
+        let last = Arc::clone(&guest.memory.regions()[3]);
+        let fewer = guest
+            .memory
+            .without_region(last.gpa(), last.size(), last.user_addr())
+            .unwrap();
+        queue.set_memory(&Arc::new(fewer)).unwrap();
+        let mut chain = Chain::new();
+        driver.add(&[Buffer { addr: DATA, len: 8 }], &[]).unwrap();
+        let gone = Buffer {
+            addr: last.gpa(),
+            len: 8,
+        };
+        driver.add(&[gone], &[]).unwrap();
+        assert!(driver.publish());
+        assert!(queue.pop(&mut chain).unwrap());
+        queue.set_memory(&guest.memory).unwrap();
+        assert!(queue.pop(&mut chain).unwrap(), "the region is back");
 
-    let nothing = Arc::new(GuestMemory::default());
-    queue.set_memory(&nothing).unwrap_err();
-    assert!(queue.is_broken());
-    // What was in flight still completes, into the map that the queue keeps.
-    queue.push(&chain, 0);
-    assert!(queue.publish());
-    assert!(driver.reap().unwrap().is_some());
+        let nothing = Arc::new(GuestMemory::default());
+        queue.set_memory(&nothing).unwrap_err();
+        assert!(queue.is_broken());
+        // What was in flight still completes, into the map that the queue keeps.
+        queue.push(&chain, 0);
+        assert!(queue.publish());
+        assert!(driver.reap().unwrap().is_some());
+    }
 }

@@ -129,6 +129,56 @@ for cpu in 0 1 2 3; do dd if=$disk bs=64k skip=$((cpu * 32)) count=32 iflag=dire
     Ok(Vec::new())
 }
 
+pub fn packed_rings_carry_what_split_ones_do(lab: &Lab) -> Result<Figures> {
+    let scratch = Scratch::new()?;
+    let mut disks = Disks::default();
+    disks.add("64M", &scratch)?;
+    let storage = lab.serve(&scratch, &disks)?;
+    let packed = |option: String| match option.starts_with("vhost-user-scsi-pci") {
+        true => option + ",packed=on",
+        false => option,
+    };
+    let machine = Machine {
+        cpus: 2,
+        storage: storage.attach.iter().cloned().map(packed).collect(),
+        ..lab.machine(&storage)
+    };
+    let outcome = machine
+        .start(&job(r#"
+disk=$(readlink /dev/lun/0:0:0:0)
+# Feature bit 34.
+features=$(cat /sys/bus/virtio/drivers/virtio_scsi/virtio*/features)
+[ "${features:34:1}" = 1 ]
+dd if=/dev/urandom of=/tmp/data bs=1M count=8 2>/dev/null
+start=$(now)
+# Each round begins with a reset, that is at the beginning of the rings, and goes several times round them.
+for round in 1 2 3; do
+	for cpu in 0 1; do
+		( taskset -c $cpu dd if=/tmp/data of=$disk bs=4k seek=$((cpu * 2048)) oflag=direct
+		  taskset -c $cpu dd if=/tmp/data of=$disk bs=512k seek=$((32 + cpu * 16)) oflag=direct ) 2>/dev/null &
+	done
+	wait
+	for part in 0 1 2 3; do
+		dd if=$disk bs=1M skip=$((part * 8)) count=8 iflag=direct 2>/dev/null | cmp - /tmp/data
+	done
+	blkdiscard -z $disk
+	rmmod virtio_scsi
+	modprobe virtio_scsi
+	link_luns
+	disk=$(readlink /dev/lun/0:0:0:0)
+done
+echo rounds=$(($(now) - start))
+[ -z "$(kernel_complaints)" ] || { kernel_complaints; exit 1; }
+"#))?
+        .finish()?
+        .success()?;
+    storage.stop()?;
+    Ok(vec![format!(
+        "three times 32 MiB written, read and compared in {} ms",
+        outcome.number("rounds")?
+    )])
+}
+
 pub fn a_reset_guest_comes_back_every_time(lab: &Lab) -> Result<Figures> {
     let scratch = Scratch::new()?;
     let mut disks = Disks::default();

@@ -21,6 +21,8 @@ pub struct ControllerOptions {
     pub hotplug: bool,
     /// `param_change=`.
     pub param_change: bool,
+    /// `packed=`; `None` offers it and leaves the rest to the front end.
+    pub packed: Option<bool>,
     /// `config=`.
     pub config: bool,
     /// Properties of the PCI function, which is the front end's: printed for it.
@@ -38,6 +40,7 @@ impl Default for ControllerOptions {
             cmd_per_lun: 128,
             hotplug: true,
             param_change: true,
+            packed: None,
             config: false,
             pci: Vec::new(),
         }
@@ -96,6 +99,12 @@ pub static CONTROLLER: &[Property<ControllerOptions>] = &[
         kind: Kind::Bool(|c, v| c.param_change = v),
         default: "on",
         description: "tell the guest of changed sizes",
+    },
+    Property {
+        name: "packed",
+        kind: Kind::Bool(|c, v| c.packed = Some(v)),
+        default: "on",
+        description: "offer rings of the packed format, which QEMU takes with the same option",
     },
     Property {
         name: "config",

@@ -55,6 +55,10 @@ pub struct Bench {
     #[arg(long)]
     pub busy_poll: bool,
 
+    /// Use rings of the packed format, which the server must offer
+    #[arg(long)]
+    pub packed: bool,
+
     /// The process whose processor time is the server's [default: the one that listens]
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     pub pid: Option<i32>,

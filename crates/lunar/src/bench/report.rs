@@ -133,6 +133,9 @@ pub fn text(measured: &Measured<'_>) -> String {
             Kind::Block => "a block device".to_owned(),
         },
     );
+    if bench.packed {
+        text.push_str(", packed rings");
+    }
     let _ = writeln!(text, ", {:.1} s", report.elapsed.as_secs_f64());
     for (direction, latencies) in measured.directions() {
         let iops = rate(latencies.count(), report.elapsed);
@@ -231,6 +234,7 @@ pub fn json(measured: &Measured<'_>) -> String {
         "iodepth": bench.iodepth,
         "queues": bench.queues,
         "busy-poll": bench.busy_poll,
+        "packed": bench.packed,
         "seconds": report.elapsed.as_secs_f64(),
         "total": side(&total),
         "reads": side(&report.reads),

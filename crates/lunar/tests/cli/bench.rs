@@ -51,13 +51,16 @@ fn every_access_does_what_it_says() {
         ("write", false, true),
         ("verify", true, true),
     ] {
-        for polling in [&[][..], &["--busy-poll"]] {
-            let arguments = [
-                &["s", "--rw", rw, "--count", "1000", "--queues", "2"],
-                polling,
-            ];
+        for how in [
+            &[][..],
+            &["--busy-poll"],
+            &["--packed"],
+            &["--packed", "--busy-poll"],
+        ] {
+            let arguments = [&["s", "--rw", rw, "--count", "1000", "--queues", "2"], how];
             let json = measured(&place, &arguments.concat());
             assert_eq!(json["rw"], rw);
+            assert_eq!(json["packed"], how.contains(&"--packed"));
             assert_eq!(json["total"]["requests"], 1000, "{json}");
             assert_eq!(number(&json["reads"]["requests"]) > 0, reads, "{json}");
             assert_eq!(number(&json["writes"]["requests"]) > 0, writes, "{json}");
@@ -66,6 +69,29 @@ fn every_access_does_what_it_says() {
             assert_eq!(number(&json["verified"]["blocks"]) > 0, rw == "verify");
         }
     }
+}
+
+#[test]
+fn packed_rings_that_are_not_offered_are_an_error() {
+    let place = Place::new();
+    let _server = place.serve(
+        &[
+            "--device",
+            "virtio-scsi-pci,id=vm1,socket=s,packed=off",
+            "--blockdev",
+            "memory,node-name=m,size=1M",
+            "--device",
+            "scsi-hd,drive=m",
+        ],
+        &["s"],
+    );
+    let ended = place.run(&["bench", "--packed", "--count", "1", "s"]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.contains("does not offer packed rings"),
+        "{ended:?}"
+    );
+    assert_eq!(place.run(&["bench", "--count", "1", "s"]).code, Some(0));
 }
 
 /// Names of all members, with those of their members.
@@ -110,6 +136,7 @@ fn members_of_the_json_keep_their_names() {
         "interrupts-per-request",
         "iodepth",
         "kicks-per-request",
+        "packed",
         "queues",
         "reads",
         "rw",

@@ -132,7 +132,7 @@ fn controllers_have_sockets_and_disks_of_their_own() {
     let server = place.serve(
         &[
             "--device",
-            "virtio-scsi-pci,id=vm1,socket=s1,num_queues=1",
+            "virtio-scsi-pci,id=vm1,socket=s1,num_queues=1,packed=on",
             "--device",
             "virtio-scsi-pci,id=vm2,socket=s2,num_queues=2,max_sectors=256,param_change=off",
             "--blockdev",
@@ -161,7 +161,7 @@ fn controllers_have_sockets_and_disks_of_their_own() {
     assert_eq!(
         devices,
         [
-            "  -device vhost-user-scsi-pci,id=vm1,chardev=char-vm1,num_queues=1 \\",
+            "  -device vhost-user-scsi-pci,id=vm1,chardev=char-vm1,num_queues=1,packed=on \\",
             "  -device vhost-user-scsi-pci,id=vm2,chardev=char-vm2,num_queues=2,max_sectors=256,param_change=off",
         ]
     );

@@ -45,7 +45,7 @@ pub enum Told {
         index: usize,
         size: u16,
         addresses: [u64; 3],
-        next_avail: u16,
+        base: u32,
         kick: bool,
         call: bool,
         err: bool,
@@ -74,7 +74,7 @@ impl FakeDevice {
     pub const QUEUES: usize = 6;
     pub const FEATURES: u64 = VERSION_1 | HOTPLUG | 1 << 28 | 1 << 29;
     /// The index at which each queue is found when it is stopped.
-    pub const STOPPED_AT: u16 = 77;
+    pub const STOPPED_AT: u32 = 77;
 
     pub fn new() -> Arc<FakeDevice> {
         Arc::new(FakeDevice {
@@ -131,7 +131,7 @@ impl Device for FakeDevice {
             index,
             size: ring.size,
             addresses: [ring.desc, ring.avail, ring.used],
-            next_avail: ring.next_avail,
+            base: ring.base,
             kick: ring.kick.is_some(),
             call: ring.call.is_some(),
             err: ring.err.is_some(),
@@ -152,7 +152,7 @@ impl Device for FakeDevice {
     fn set_err(&self, index: usize, err: Option<OwnedFd>) -> DeviceResult {
         self.note(Told::SetErr(index, err.is_some()))
     }
-    fn stop_queue(&self, index: usize) -> DeviceResult<u16> {
+    fn stop_queue(&self, index: usize) -> DeviceResult<u32> {
         self.note(Told::Stop(index))?;
         Ok(FakeDevice::STOPPED_AT)
     }

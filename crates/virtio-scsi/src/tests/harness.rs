@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lunar_virtqueue::{
-    AddressSpace, Buffer, DriverQueue, GuestMemory, Region, RingFeatures, RingLayout, Used,
+    AddressSpace, Buffer, DriverQueue, GuestMemory, PACKED_BASE, Region, RingFeatures, RingLayout,
+    Used,
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -151,7 +152,8 @@ impl Guest {
             regions.push(Arc::new(region));
         }
         let memory = Arc::new(GuestMemory::new(regions).unwrap());
-        let features = Features::from_bits_retain(controller.features());
+        let offered = Features::from_bits_retain(controller.features());
+        let features = offered - Features::RING_PACKED;
         let mut guest = Guest {
             controller,
             memory,
@@ -227,6 +229,7 @@ impl Guest {
         let features = RingFeatures {
             indirect: self.features.contains(Features::RING_INDIRECT_DESC),
             event_idx: self.features.contains(Features::RING_EVENT_IDX),
+            packed: self.features.contains(Features::RING_PACKED),
         };
         let user = |gpa: u64| gpa - LOW + self.files[0].2;
         let setup = [desc, avail, used].map(user);
@@ -239,11 +242,12 @@ impl Guest {
             used: Vec::new(),
         };
         self.queues.insert(index, driver);
-        self.setup(index, 0)
+        let base = if features.packed { PACKED_BASE } else { 0 };
+        self.setup(index, base)
     }
 
-    /// A queue's ring as it is, to be served from `next_avail` on.
-    pub fn setup(&self, index: usize, next_avail: u16) -> RingSetup {
+    /// A queue's ring as it is, to be served from `base` on.
+    pub fn setup(&self, index: usize, base: u32) -> RingSetup {
         let driver = &self.queues[&index];
         let [desc, avail, used] = driver.setup;
         RingSetup {
@@ -251,7 +255,7 @@ impl Guest {
             desc,
             avail,
             used,
-            next_avail,
+            base,
             kick: Some(driver.kick.try_clone().unwrap()),
             call: Some(driver.call.try_clone().unwrap()),
             err: Some(driver.err.try_clone().unwrap()),

@@ -69,6 +69,32 @@ fn stopping_drains_and_the_ring_restarts_where_it_was_or_anew_at_index_0() {
 }
 
 #[test]
+fn a_packed_ring_goes_on_at_the_base_where_it_stopped_and_a_wrong_base_is_refused() {
+    let (_fake, mut guest) = guest_with_disk(2, 1);
+    guest.controller.reset();
+    guest.features |= Features::RING_PACKED;
+    guest.connect();
+    guest.start(REQUEST);
+    let read = |guest: &mut Guest| {
+        let ticket = guest.send(REQUEST, lun(0, 0), 1, &read10(0, 1), &[], BLOCK);
+        guest.wait(&ticket)
+    };
+    // The reset is reported first.
+    let _ = read(&mut guest);
+    for _ in 0..3 {
+        read(&mut guest).good();
+        let base = guest.controller.stop_queue(REQUEST).unwrap();
+        assert_eq!(base & 0xffff, base >> 16, "nothing was in flight");
+        assert_ne!(base & 0x7fff, 0);
+        let wrong = guest.setup(REQUEST, base | 0x7fff);
+        let error = guest.controller.start_queue(REQUEST, wrong, true);
+        assert!(matches!(error, Err(Error::Ring { .. })), "{error:?}");
+        let setup = guest.setup(REQUEST, base);
+        guest.controller.start_queue(REQUEST, setup, true).unwrap();
+    }
+}
+
+#[test]
 fn a_ring_without_kick_descriptor_is_polled_and_gets_one_later() {
     let mut guest = Guest::new(&workers(1), 1);
     guest.controller.attach(0, 0, Fake::new(1)).unwrap();

@@ -1,33 +1,15 @@
-//! The driver's side of a split ring, for the initiator and for tests.
+//! The driver's side of a split ring.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::Descriptor;
 use super::ring::Ring;
-use super::{Descriptor, RingFeatures, RingLayout};
-use crate::{Error, GuestMemory, notify};
+use crate::{Buffer, Error, GuestMemory, RingFeatures, RingLayout, Used, notify};
 
-/// A buffer in guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Buffer {
-    /// Its guest-physical address.
-    pub addr: u64,
-    /// Its bytes.
-    pub len: u32,
-}
-
-/// A chain that the device has returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Used {
-    /// What [`DriverQueue::add`] called the chain.
-    pub head: u16,
-    /// Bytes that the device says it has written.
-    pub written: u32,
-}
-
-/// The driver's side of a split ring.
+/// The driver's side of a split ring. What its methods promise, [`DriverQueue`](crate::DriverQueue) says.
 #[derive(Debug)]
-pub struct DriverQueue {
+pub(crate) struct SplitDriver {
     ring: Ring,
     features: RingFeatures,
     /// For each descriptor its successor, in its chain or among the free ones; kept here because the table is shared.
@@ -46,13 +28,13 @@ pub struct DriverQueue {
     next_used: u16,
 }
 
-impl DriverQueue {
+impl SplitDriver {
     /// Sets up a new ring at `layout`: both indices start at 0, the flags are cleared.
-    pub fn new(
+    pub(crate) fn new(
         memory: &Arc<GuestMemory>,
         layout: RingLayout,
         features: RingFeatures,
-    ) -> Result<DriverQueue, Error> {
+    ) -> Result<SplitDriver, Error> {
         let ring = Ring::new(memory, &layout)?;
         ring.avail_idx().store(0, Ordering::Relaxed);
         ring.used_idx().store(0, Ordering::Relaxed);
@@ -61,7 +43,7 @@ impl DriverQueue {
             notify::ask(0, &ring.driver_suppression(event_idx));
             notify::ask(0, &ring.device_suppression(event_idx));
         }
-        Ok(DriverQueue {
+        Ok(SplitDriver {
             successors: (1..=layout.size).collect(),
             lengths: vec![0; usize::from(layout.size)],
             first_free: 0,
@@ -75,34 +57,32 @@ impl DriverQueue {
         })
     }
 
-    /// The memory map in use.
-    pub fn memory(&self) -> &Arc<GuestMemory> {
+    pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
         self.ring.memory()
     }
 
-    /// Descriptors that are free.
-    pub fn free(&self) -> u16 {
+    pub(crate) fn free(&self) -> u16 {
         self.free
     }
 
-    /// Chains that the device has, staged ones included.
-    pub fn outstanding(&self) -> u16 {
+    pub(crate) fn outstanding(&self) -> u16 {
         self.outstanding
     }
 
-    /// The used index that the device has published: how many chains, modulo 2^16, it has returned.
-    pub fn used_idx(&self) -> u16 {
-        self.ring.used_idx().load(Ordering::Acquire)
+    /// The used index: how many chains, modulo 2^16, the device has returned.
+    pub(crate) fn base_at_used(&self) -> u32 {
+        self.ring.used_idx().load(Ordering::Acquire).into()
     }
 
-    /// Stages a chain of direct descriptors for [`DriverQueue::publish`]; gives its head.
-    pub fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<u16, Error> {
+    pub(crate) fn add(&mut self, readable: &[Buffer], writable: &[Buffer]) -> Result<u16, Error> {
         self.stage(readable.len() + writable.len(), chain(readable, writable))
     }
 
-    /// Stages a chain of the direct descriptors `readable`, followed by an indirect table that is there already. The
-    /// table continues the chain.
-    pub fn add_indirect(&mut self, readable: &[Buffer], table: Buffer) -> Result<u16, Error> {
+    pub(crate) fn add_indirect(
+        &mut self,
+        readable: &[Buffer],
+        table: Buffer,
+    ) -> Result<u16, Error> {
         let indirect = Descriptor {
             addr: table.addr,
             len: table.len,
@@ -173,9 +153,7 @@ impl DriverQueue {
         true
     }
 
-    /// Makes the staged chains visible to the device; whether it wants a kick for them.
-    #[must_use = "the device may be waiting for a kick"]
-    pub fn publish(&mut self) -> bool {
+    pub(crate) fn publish(&mut self) -> bool {
         if self.next_avail == self.avail_idx {
             return false;
         }
@@ -189,8 +167,7 @@ impl DriverQueue {
         wanted
     }
 
-    /// Takes back the next chain that the device has returned, if any.
-    pub fn reap(&mut self) -> Result<Option<Used>, Error> {
+    pub(crate) fn reap(&mut self) -> Result<Option<Used>, Error> {
         // Acquire: pairs with the device's release of the entries before it.
         let used = self.ring.used_idx().load(Ordering::Acquire);
         if used == self.next_used {
@@ -213,38 +190,34 @@ impl DriverQueue {
         Ok(Some(Used { head, written }))
     }
 
-    /// Asks the device not to interrupt. A hint: interrupts may still come.
-    pub fn disable_interrupts(&self) {
+    pub(crate) fn disable_interrupts(&self) {
         notify::disarm(&self.ring.driver_suppression(self.features.event_idx));
     }
 
-    /// Asks the device to interrupt when it returns the next chain; to be called before going to sleep. True if it has
-    /// returned one already, so that the caller must not sleep.
-    #[must_use = "what came in between causes no interrupt"]
-    pub fn enable_interrupts(&self) -> bool {
+    pub(crate) fn enable_interrupts(&self) -> bool {
         notify::arm(
             self.ring.used_idx(),
             self.next_used,
             &self.ring.driver_suppression(self.features.event_idx),
         )
     }
-}
 
-/// The bytes of an indirect table for a chain of these buffers.
-pub fn indirect_table(readable: &[Buffer], writable: &[Buffer]) -> Vec<u8> {
-    let count = readable.len() + writable.len();
-    let link = |(d, next): (Descriptor, u16)| match usize::from(next) < count {
-        true => Descriptor {
-            flags: d.flags | Descriptor::NEXT,
-            next,
-            ..d
-        },
-        false => d,
-    };
-    chain(readable, writable)
-        .zip(1..)
-        .flat_map(|linked| link(linked).to_bytes())
-        .collect()
+    /// The bytes of an indirect table: its entries linked.
+    pub(crate) fn indirect_table(readable: &[Buffer], writable: &[Buffer]) -> Vec<u8> {
+        let count = readable.len() + writable.len();
+        let link = |(d, next): (Descriptor, u16)| match usize::from(next) < count {
+            true => Descriptor {
+                flags: d.flags | Descriptor::NEXT,
+                next,
+                ..d
+            },
+            false => d,
+        };
+        chain(readable, writable)
+            .zip(1..)
+            .flat_map(|linked| link(linked).to_bytes())
+            .collect()
+    }
 }
 
 /// The descriptors of a chain, not linked yet.

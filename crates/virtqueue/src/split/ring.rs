@@ -7,12 +7,11 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
-use super::RingLayout;
+use crate::layout::part;
 use crate::notify::Suppression;
-use crate::{Error, GuestMemory, RingPart};
+use crate::walk::{self, DESCRIPTOR};
+use crate::{Error, GuestMemory, RingLayout, RingPart};
 
-/// Bytes of a descriptor.
-pub(crate) const DESCRIPTOR: usize = 16;
 /// Offset of the entries in the available and in the used ring: flags and idx come first.
 const ENTRIES: usize = 4;
 /// Bytes of an available entry.
@@ -51,24 +50,7 @@ impl Descriptor {
     pub fn from_bytes(bytes: [u8; DESCRIPTOR]) -> Descriptor {
         let word = u128::from_le_bytes(bytes);
         #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
-        Descriptor::from_words(word as u64, (word >> 64) as u64)
-    }
-
-    /// Reads a descriptor once, so that what is judged is what is used.
-    ///
-    /// # Safety
-    /// `from` must point to 16 mapped bytes.
-    #[inline]
-    pub(crate) unsafe fn load(from: *const u8) -> Descriptor {
-        /// A word at any address.
-        #[repr(C, packed)]
-        struct Word(u64);
-        // Volatile, so that the compiler cannot fetch a field a second time from memory that the guest has changed since.
-        // SAFETY: mapped by the caller's promise, and `Word` has no alignment.
-        let low = unsafe { ptr::read_volatile(from.cast::<Word>()) }.0;
-        // SAFETY: as above.
-        let high = unsafe { ptr::read_volatile(from.wrapping_add(8).cast::<Word>()) }.0;
-        Descriptor::from_words(low, high)
+        Descriptor::from_words([word as u64, (word >> 64) as u64])
     }
 
     #[inline]
@@ -76,7 +58,7 @@ impl Descriptor {
         clippy::cast_possible_truncation,
         reason = "each field is the bits of its width at its place"
     )]
-    fn from_words(low: u64, high: u64) -> Descriptor {
+    pub(crate) fn from_words([low, high]: [u64; 2]) -> Descriptor {
         Descriptor {
             addr: low,
             len: high as u32,
@@ -106,15 +88,7 @@ impl Ring {
             return Err(Error::RingSize(size));
         }
         let entries = usize::from(size);
-        let part = |part, addr: u64, len: usize, align: usize| {
-            let host = memory
-                .contiguous(layout.space, addr, len as u64)
-                .ok_or(Error::RingUnmapped { part, addr })?;
-            if host.addr() % align != 0 || !addr.is_multiple_of(align as u64) {
-                return Err(Error::RingMisaligned { part, addr });
-            }
-            Ok(host)
-        };
+        let part = |which, addr, len, align| part(memory, layout.space, (which, addr), len, align);
         // Both rings end with the EVENT_IDX word, negotiated or not (VIRTIO 1.3 §2.7).
         Ok(Ring {
             desc: part(RingPart::Descriptors, layout.desc, entries * DESCRIPTOR, 16)?,
@@ -155,7 +129,7 @@ impl Ring {
     pub(crate) fn descriptor(&self, index: u16) -> Descriptor {
         let at = self.desc.wrapping_add(self.slot(index) * DESCRIPTOR);
         // SAFETY: the slot is below `size`, and `new` found `size` descriptors mapped in memory that `self` keeps.
-        unsafe { Descriptor::load(at) }
+        Descriptor::from_words(unsafe { walk::load(at) })
     }
 
     /// Writes the descriptor at `index` modulo size.
