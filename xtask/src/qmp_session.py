@@ -153,6 +153,22 @@ async def main():
     assert len(await ask("query-block")) == 2
     assert len(await ask("query-blockstats", query_nodes=True)) >= 2
 
+    # What is counted, and told of.
+    await ask("block-latency-histogram-set", id="disk1", boundaries=[10_000, 1_000_000],
+              boundaries_flush=[50_000_000])
+    (stats,) = [entry["stats"] for entry in await ask("query-blockstats") if entry["qdev"] == "disk1"]
+    assert stats["rd_latency_histogram"] == {"boundaries": [10_000, 1_000_000], "bins": [0, 0, 0]}
+    assert stats["flush_latency_histogram"]["boundaries"] == [50_000_000]
+    await refused("block-latency-histogram-set", {"id": "disk1", "boundaries": [2, 1]}, GENERIC, "boundaries")
+    await refused("block-latency-histogram-set", {"id": "nope"}, ABSENT, "Device 'nope' not found")
+    await ask("block-latency-histogram-set", id="disk1")
+    await ask("block-set-write-threshold", node_name="data", write_threshold=1 << 20)
+    (node,) = [node for node in await ask("query-named-block-nodes") if node["node-name"] == "data"]
+    assert node["write_threshold"] == 1 << 20
+    await ask("block-set-write-threshold", node_name="data", write_threshold=0)
+    await refused("block-set-write-threshold", {"node-name": "nope", "write-threshold": 1}, GENERIC,
+                  "Device 'nope' not found")
+
     # What does not go.
     await refused("blockdev-del", {"node-name": "data"}, GENERIC, "in use by disk1")
     await refused("blockdev-del", {"node-name": "nope"}, GENERIC, "Failed to find node with node-name='nope'")

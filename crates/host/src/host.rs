@@ -18,6 +18,7 @@ use crate::keyval::Options;
 use crate::live::Live;
 use crate::model::{Address, Model, Place};
 use crate::query::{ControllerInfo, DeviceInfo, NodeInfo, RunState};
+use crate::statistics::Boundaries;
 use crate::throttling::{Groups, Limited, Throttling};
 use crate::units::Units;
 use crate::{Error, Event, Subscription};
@@ -296,6 +297,28 @@ impl Host {
         group: Option<&str>,
     ) -> Result<(), Error> {
         Ok(self.lock()?.set_limits(whose, limits, group)?)
+    }
+
+    /// Sets latency histograms of a disk, by its id or place; they begin empty. `None` takes all of them away.
+    ///
+    /// # Errors
+    /// It is not there, or boundaries do not ascend.
+    pub fn set_histograms(
+        &self,
+        device: &str,
+        boundaries: Option<Boundaries>,
+    ) -> Result<(), Error> {
+        Ok(self.lock()?.set_histograms(device, boundaries)?)
+    }
+
+    /// Has the first write behind an offset of a node told of, by an event; 0 is none.
+    ///
+    /// # Errors
+    /// It is not there, or is open as a part of another node only.
+    pub fn set_write_threshold(&self, node: &str, offset: u64) -> Result<(), Error> {
+        Ok(self
+            .lock()?
+            .set_write_threshold(node, offset, &self.events)?)
     }
 
     /// The threads of the data path.

@@ -35,6 +35,7 @@ mod media;
 pub mod model;
 pub mod property;
 mod query;
+mod statistics;
 mod throttling;
 mod units;
 
@@ -44,8 +45,9 @@ pub use event::{
 };
 pub use host::{Config, Host};
 pub use images::{ImageError, try_images};
-pub use lunar_block::{Limit, Limits};
+pub use lunar_block::{Activities, Activity, Latencies, Limit, Limits};
 pub use lunar_virtio_scsi::WorkerThread;
 pub use media::{MediaError, ReadOnlyMode};
 pub use query::{BlockStats, ControllerInfo, DeviceInfo, DeviceState, NodeInfo, RunState};
+pub use statistics::{Boundaries, HistogramOf, SetHistogram};
 pub use throttling::{Limited, Throttling, limit_values};

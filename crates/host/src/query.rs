@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use lunar_block::Activities;
 use serde::Serialize;
 
 use crate::live::Live;
 use crate::model::{self, Node, NodeDriver, Place, Socket};
+use crate::statistics::{SetHistogram, collect};
 use crate::throttling::Throttling;
 
 /// A controller.
@@ -71,8 +73,14 @@ pub struct DeviceInfo {
     pub state: DeviceState,
     /// An error has stopped it: what has failed waits to be repeated.
     pub stopped: bool,
-    /// What was done with it, through all its paths.
+    /// What was done with the node that it shows, through all its paths.
     pub stats: BlockStats,
+    /// What was done since it is there, through all its paths, and how long it took.
+    #[serde(skip)]
+    pub activities: Activities,
+    /// The histograms that somebody has set.
+    #[serde(skip)]
+    pub histograms: Vec<SetHistogram>,
 }
 
 /// Whether a device stays.
@@ -115,6 +123,8 @@ pub struct NodeInfo {
     pub detect_zeroes: &'static str,
     /// What limits it, if something does: a throttle node, or the device that shows it.
     pub throttling: Option<Throttling>,
+    /// Writes behind it are told of, if there is one.
+    pub write_threshold: Option<u64>,
     /// Who uses it.
     pub users: Vec<String>,
     /// What was done with it.
@@ -150,6 +160,8 @@ pub struct BlockStats {
     pub straight: u64,
     /// Bytes of memory in which an image format remembers where in its file things are.
     pub map_memory: u64,
+    /// Where the write ended that went furthest.
+    pub highest: u64,
 }
 
 impl From<lunar_block::Stats> for BlockStats {
@@ -167,6 +179,7 @@ impl From<lunar_block::Stats> for BlockStats {
             inline_misses: stats.inline_misses,
             straight: stats.straight,
             map_memory: stats.map_memory,
+            highest: stats.highest,
         }
     }
 }
@@ -238,6 +251,7 @@ impl Live {
         let unit = self.units.get(&disk.node);
         let options = &disk.options;
         let drive = options.drive.as_deref();
+        let backend = self.units.backend(&disk.node);
         DeviceInfo {
             id: options.id.clone(),
             name: disk.name.clone(),
@@ -258,6 +272,12 @@ impl Live {
             locked: unit.is_some_and(|unit| unit.is_locked()),
             state: self.state(&disk.path),
             stopped: self.units.is_stopped(&disk.node),
+            activities: backend
+                .map(|backend| backend.activities())
+                .unwrap_or_default(),
+            histograms: backend
+                .map(|backend| collect(&backend.histograms()))
+                .unwrap_or_default(),
             stats: image.map_or_else(BlockStats::default, |image| image.stats().into()),
         }
     }
@@ -292,6 +312,7 @@ impl Live {
                 lunar_block::DetectZeroes::Unmap => "unmap",
             },
             throttling: self.throttling(node),
+            write_threshold: image.and_then(|image| image.write_threshold()?.get()),
             users: node.users().map(str::to_owned).collect(),
             stats: image.map_or_else(BlockStats::default, |image| image.stats().into()),
         }

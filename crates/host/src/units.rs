@@ -58,6 +58,11 @@ impl Units {
         self.made.values().map(|made| &made.backend)
     }
 
+    /// What is beneath the unit that shows a node.
+    pub fn backend(&self, node: &str) -> Option<&Arc<Backend>> {
+        self.made.get(node).map(|made| &made.backend)
+    }
+
     /// Whether an error has stopped the unit that shows a node.
     pub fn is_stopped(&self, node: &str) -> bool {
         self.made
@@ -105,7 +110,7 @@ impl Units {
         };
         let mut first = made.first.clone();
         new.clone_into(&mut first.node);
-        let backend = self.backend(&first, image, made.backend.group());
+        let backend = self.make_backend(&first, image, made.backend.group());
         let beside = image_file(model, new).map(Path::to_owned);
         let unit = made.unit.with_medium(backend.clone(), beside);
         let unit = unit.map_err(|source| Error::Disk {
@@ -142,7 +147,7 @@ impl Units {
     }
 
     /// What is between a device and its image.
-    fn backend(
+    fn make_backend(
         &self,
         disk: &model::Disk,
         image: Arc<dyn Image>,
@@ -233,7 +238,7 @@ impl Units {
             ..disk.options.config.clone()
         };
         let (name, group) = self.limits(model, disk)?.unzip();
-        let backend = self.backend(disk, image, group);
+        let backend = self.make_backend(disk, image, group);
         let unit = Disk::new(config, backend.clone()).map_err(|source| Error::Disk {
             origin: disk.origin.clone(),
             source,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use client::{At, Attach, Detach, Eject, Events, Insert, Ls, Resize, Stats};
+pub use client::{At, Attach, Detach, Eject, Events, Insert, Ls, Resize, Stats, Throttle};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -42,6 +42,8 @@ pub enum Command {
     Eject(Eject),
     /// Give a disk another size
     Resize(Resize),
+    /// Limit the operations and bytes per second of a disk
+    Throttle(Box<Throttle>),
     /// Show what is done with the disks
     Stats(Stats),
     /// Print what happens, as it happens

@@ -10,6 +10,7 @@ pub mod media;
 pub mod resize;
 pub mod stats;
 mod table;
+pub mod throttle;
 
 use std::io::Write;
 use std::path::Path;

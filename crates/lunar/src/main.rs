@@ -76,6 +76,7 @@ fn main() -> ExitCode {
         Command::Eject(options) => client::media::eject(&options),
         Command::Detach(options) => client::detach::run(&options),
         Command::Resize(options) => client::resize::run(&options),
+        Command::Throttle(options) => client::throttle::run(&options),
         Command::Stats(options) => client::stats::run(&options),
         Command::Events(options) => client::events::run(&options),
         Command::Pause(at) => client::pause(&at),

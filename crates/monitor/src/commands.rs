@@ -7,6 +7,7 @@ mod options;
 mod qom;
 mod run;
 mod scsi;
+mod stats;
 mod throttle;
 
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub(crate) const EVENTS: &[(&str, Describe)] = &[
     ("BLOCK_IO_ERROR", block::BlockIoError::describe),
     (
         "BLOCK_WRITE_THRESHOLD",
-        block::BlockWriteThreshold::describe,
+        stats::BlockWriteThreshold::describe,
     ),
     ("DEVICE_DELETED", device::DeviceDeleted::describe),
     ("DEVICE_TRAY_MOVED", device::DeviceTrayMoved::describe),
@@ -128,6 +129,16 @@ pub fn table() -> Table<Arc<Host>> {
             query_stats,
         ),
         Command::new(
+            "block-latency-histogram-set",
+            "counts how long operations of a device take, between these boundaries",
+            stats::set_histograms,
+        ),
+        Command::new(
+            "block-set-write-threshold",
+            "tells, once, of a write to a node that goes behind an offset",
+            stats::set_write_threshold,
+        ),
+        Command::new(
             "x-lunar-scsi",
             "controllers, their disks, and what was done with them; Lunar's own",
             scsi::query,
@@ -167,10 +178,10 @@ pub fn table() -> Table<Arc<Host>> {
     Table::new(commands, events)
 }
 
-pub(crate) use block::{BlockDel, BlockStats, QueryStats};
-pub(crate) use block::{query as query_block, query_stats, remove as remove_node};
+pub(crate) use block::{BlockDel, query as query_block, remove as remove_node};
 pub(crate) use device::{add_options as add_device, remove_named as remove_device};
 pub(crate) use media::{change_named, eject_named};
-pub use scsi::{ScsiController, ScsiCounters, ScsiDisk, ScsiState};
+pub use scsi::{ScsiController, ScsiCounters, ScsiDisk, ScsiLatencies, ScsiLatency, ScsiState};
+pub(crate) use stats::{BlockStats, QueryStats, query as query_stats};
 
 pub(crate) use run::{cont, status, stop, version_info};

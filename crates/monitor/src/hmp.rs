@@ -355,13 +355,19 @@ fn info_blockstats(host: &Arc<Host>, _: &str) -> Result<String, Error> {
         let name = name.or(stats.node_name.as_ref()).map_or("", |name| name);
         let counted = &stats.stats;
         format!(
-            "{name}: rd_bytes={} wr_bytes={} rd_operations={} wr_operations={} flush_operations={} unmap_operations={}\n",
+            "{name}: rd_bytes={} wr_bytes={} rd_operations={} wr_operations={} flush_operations={} unmap_operations={} rd_total_time_ns={} wr_total_time_ns={} flush_total_time_ns={} rd_merged={} wr_merged={} idle_time_ns={}\n",
             counted.rd_bytes,
             counted.wr_bytes,
             counted.rd_operations,
             counted.wr_operations,
             counted.flush_operations,
             counted.unmap_operations,
+            counted.rd_total_time_ns,
+            counted.wr_total_time_ns,
+            counted.flush_total_time_ns,
+            counted.rd_merged,
+            counted.wr_merged,
+            counted.idle_time_ns.unwrap_or(0),
         )
     };
     Ok(all.iter().map(line).collect())

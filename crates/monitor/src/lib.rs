@@ -40,7 +40,9 @@ mod session;
 pub use bridge::{forward, notice};
 pub use client::{Client, ClientError};
 pub use command::{Command, EventType, Table};
-pub use commands::{ScsiController, ScsiCounters, ScsiDisk, ScsiState, table};
+pub use commands::{
+    ScsiController, ScsiCounters, ScsiDisk, ScsiLatencies, ScsiLatency, ScsiState, table,
+};
 pub use error::{Class, Error};
 pub use event::Notice;
 pub use server::{Endpoint, MAX_CLIENTS, Notifier, Running, Server};

@@ -165,16 +165,21 @@ impl<T: Described> Described for Box<T> {
 /// Declares a type that travels in messages.
 ///
 /// A structure is an object; a member that is an `Option` may be absent, and `= "x-y"` gives a member a name that Rust
-/// cannot. An enumeration is one of some strings.
+/// cannot. `..field: Other` at its beginning includes the members of another one. An enumeration is one of some strings.
 macro_rules! qapi {
     () => {};
     ($(#[$meta:meta])* struct $name:ident {
+        $(..$base:ident: $included:ty,)?
         $($(#[$inner:meta])* $field:ident $(= $wire:literal)?: $kind:ty),* $(,)?
     } $($rest:tt)*) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
         #[allow(missing_docs, reason = "the members' names are the protocol's")]
         pub struct $name {
+            $(
+                #[serde(flatten)]
+                pub $base: $included,
+            )?
             $(
                 $(#[$inner])*
                 $(#[serde(rename = $wire)])?
@@ -188,11 +193,14 @@ macro_rules! qapi {
                 $crate::schema::Type::Named(|| $crate::schema::Definition {
                     name: stringify!($name).into(),
                     kind: $crate::schema::Kind::Object($crate::schema::Object {
-                        members: vec![$($crate::schema::Member {
-                            name: $crate::schema::qapi!(@name $field $($wire)?).into(),
-                            kind: <$kind as $crate::schema::Described>::describe(),
-                            optional: <$kind as $crate::schema::Described>::OPTIONAL,
-                        }),*],
+                        members: [
+                            $($crate::schema::members::<$included>(),)?
+                            vec![$($crate::schema::Member {
+                                name: $crate::schema::qapi!(@name $field $($wire)?).into(),
+                                kind: <$kind as $crate::schema::Described>::describe(),
+                                optional: <$kind as $crate::schema::Described>::OPTIONAL,
+                            }),*],
+                        ].concat(),
                         ..Default::default()
                     }),
                 })
@@ -223,6 +231,14 @@ macro_rules! qapi {
     (@name $field:ident $wire:literal) => { $wire };
 }
 pub(crate) use qapi;
+
+/// The members of an object type.
+pub(crate) fn members<T: Described>() -> Vec<Member> {
+    match T::describe().definition().map(|found| found.kind) {
+        Some(Kind::Object(object)) => object.members,
+        _ => Vec::new(),
+    }
+}
 
 qapi! {
     /// Nothing: the arguments of a command that takes none, and the answer of one that has nothing to say.

@@ -467,6 +467,77 @@ fn limits_are_set_shown_shared_and_taken_away() {
 }
 
 #[test]
+fn latency_histograms_are_set_shown_and_taken_away() {
+    let mut lab = lab();
+    let stats = |lab: &mut Lab| lab.ask("query-blockstats", json!({}))[0]["stats"].clone();
+    assert!(stats(&mut lab).get("rd_latency_histogram").is_none());
+    let set = |lab: &mut Lab, arguments| lab.ask("block-latency-histogram-set", arguments);
+    set(
+        &mut lab,
+        json!({"id": "disk", "boundaries": [10, 100], "boundaries-flush": [5]}),
+    );
+    let all = stats(&mut lab);
+    assert_eq!(
+        all["rd_latency_histogram"],
+        json!({"boundaries": [10, 100], "bins": [0, 0, 0]})
+    );
+    assert_eq!(all["wr_latency_histogram"], all["rd_latency_histogram"]);
+    assert_eq!(
+        all["zone_append_latency_histogram"],
+        all["rd_latency_histogram"]
+    );
+    assert_eq!(
+        all["flush_latency_histogram"],
+        json!({"boundaries": [5], "bins": [0, 0]})
+    );
+    set(&mut lab, json!({"id": "disk", "boundaries-write": [7]}));
+    let changed = stats(&mut lab);
+    assert_eq!(changed["wr_latency_histogram"]["boundaries"], json!([7]));
+    assert_eq!(changed["rd_latency_histogram"], all["rd_latency_histogram"]);
+    for wrong in [json!([]), json!([0]), json!([2, 1])] {
+        let (_, refusal) = lab.refused(
+            "block-latency-histogram-set",
+            json!({"id": "disk", "boundaries-read": wrong}),
+        );
+        assert!(refusal.contains("set read boundaries fail"), "{refusal}");
+    }
+    assert_eq!(stats(&mut lab), changed);
+    let nobody = json!({"id": "nobody", "boundaries": [1]});
+    assert_eq!(
+        lab.refused("block-latency-histogram-set", nobody).1,
+        "Device 'nobody' not found"
+    );
+    set(&mut lab, json!({"id": "disk"}));
+    assert!(stats(&mut lab).get("rd_latency_histogram").is_none());
+}
+
+#[test]
+fn a_write_threshold_is_set_shown_and_taken_away() {
+    let mut lab = lab();
+    lab.ask(
+        "blockdev-add",
+        json!({"driver": "memory", "node-name": "m", "size": 65536}),
+    );
+    let shown = |lab: &mut Lab| {
+        let nodes = lab.ask("query-named-block-nodes", json!({}));
+        let mut nodes = nodes.as_array().unwrap().iter();
+        nodes.find(|node| node["node-name"] == "m").unwrap()["write_threshold"].clone()
+    };
+    for threshold in [4096, 512, 0] {
+        lab.ask(
+            "block-set-write-threshold",
+            json!({"node-name": "m", "write-threshold": threshold}),
+        );
+        assert_eq!(shown(&mut lab), threshold);
+    }
+    let nobody = json!({"node-name": "nobody", "write-threshold": 1});
+    assert_eq!(
+        lab.refused("block-set-write-threshold", nobody).1,
+        "Device 'nobody' not found"
+    );
+}
+
+#[test]
 fn throttle_nodes_are_in_a_group_that_can_be_changed_while_they_are_open() {
     let mut lab = lab();
     for (id, limit) in [("slow", 100), ("fast", 10_000)] {

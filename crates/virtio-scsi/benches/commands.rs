@@ -26,6 +26,7 @@ struct Bench {
     image: fn() -> Arc<dyn Image>,
     disks: u16,
     direction: Direction,
+    packed: bool,
 }
 
 const BENCHES: &[Bench] = &[
@@ -34,6 +35,14 @@ const BENCHES: &[Bench] = &[
     bench("null-read-of-4096-disks", null, 4096, Direction::Read),
     bench("memory-read", memory, 1, Direction::Read),
     bench("memory-write", memory, 1, Direction::Write),
+    Bench {
+        packed: true,
+        ..bench("null-read-packed", null, 1, Direction::Read)
+    },
+    Bench {
+        packed: true,
+        ..bench("null-write-packed", null, 1, Direction::Write)
+    },
 ];
 
 const fn bench(
@@ -47,6 +56,7 @@ const fn bench(
         image,
         disks,
         direction,
+        packed: false,
     }
 }
 
@@ -96,7 +106,7 @@ fn main() {
 
 impl Bench {
     fn rig(&self) -> Rig {
-        let mut rig = Rig::new(&(self.image)(), self.disks, self.direction);
+        let mut rig = Rig::new(&(self.image)(), self.disks, self.direction, self.packed);
         rig.warm_up();
         rig
     }

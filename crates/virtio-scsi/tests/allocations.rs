@@ -60,7 +60,7 @@ fn allocations(work: impl FnOnce()) -> u64 {
 fn assert_steady(driver: Driver) {
     let image: Arc<dyn Image> = open_node(driver, &NodeOptions::default()).unwrap();
     for direction in [Direction::Read, Direction::Write] {
-        let mut rig = Rig::new(&image, 1, direction);
+        let mut rig = Rig::new(&image, 1, direction, false);
         rig.warm_up();
         let counted = Cell::new(0);
         for _ in 0..100 {

@@ -107,6 +107,10 @@ pub enum Error {
     StillUsed { name: String, by: String },
     #[error("{node:?} belongs to the drive {drive:?}; remove that instead")]
     OfDrive { node: String, drive: String },
+    #[error("Device '{device}' set {of} boundaries fail: they are nanoseconds above 0, ascending")]
+    Histogram { device: String, of: &'static str },
+    #[error("writes to node {0:?} are seen by the format above it only; set the threshold there")]
+    NoThreshold(String),
     #[error("{0}")]
     Filter(lunar_block::Error),
     #[error("{0} is being removed")]

@@ -6,6 +6,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
 use crate::client::resize::{Size, parse};
+use crate::client::throttle::{Rate, parse as rate};
 use crate::complete::{buses, devices, images, monitors};
 
 /// Which server is meant.
@@ -194,6 +195,74 @@ Examples:
   lunar resize data +512M
   lunar resize data 10G --force";
 
+/// `lunar throttle`.
+#[derive(Debug, Args)]
+#[command(after_help = THROTTLE_EXAMPLES)]
+pub struct Throttle {
+    /// The disk, or its drive
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(devices))]
+    pub name: String,
+
+    /// Operations per second
+    #[arg(long, value_name = "LIMIT[:BURST[:SECONDS]]", value_parser = rate, conflicts_with = "off")]
+    pub iops: Option<Rate>,
+
+    /// Reads per second
+    #[arg(long, value_name = "LIMIT[:BURST[:SECONDS]]", value_parser = rate, conflicts_with = "off")]
+    pub read_iops: Option<Rate>,
+
+    /// Everything but reads and flushes, per second
+    #[arg(long, value_name = "LIMIT[:BURST[:SECONDS]]", value_parser = rate, conflicts_with = "off")]
+    pub write_iops: Option<Rate>,
+
+    /// Bytes per second, with units K, M, G
+    #[arg(long, value_name = "LIMIT[:BURST[:SECONDS]]", value_parser = rate, conflicts_with = "off")]
+    pub bps: Option<Rate>,
+
+    /// Bytes per second of reads
+    #[arg(long, value_name = "LIMIT[:BURST[:SECONDS]]", value_parser = rate, conflicts_with = "off")]
+    pub read_bps: Option<Rate>,
+
+    /// Bytes per second of writes
+    #[arg(long, value_name = "LIMIT[:BURST[:SECONDS]]", value_parser = rate, conflicts_with = "off")]
+    pub write_bps: Option<Rate>,
+
+    /// Larger operations count as several of this size
+    #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with = "off")]
+    pub iops_size: Option<u64>,
+
+    /// Share the limits with all disks of this group
+    #[arg(long, value_name = "NAME", conflicts_with = "off")]
+    pub group: Option<String>,
+
+    /// Take all limits away
+    #[arg(long)]
+    pub off: bool,
+
+    /// Print what is limited now as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub at: At,
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    lunar_host::property::size(text)
+        .ok_or_else(|| "must be a number of bytes, or with a unit as in 64K".to_owned())
+}
+
+const THROTTLE_EXAMPLES: &str = "\
+Says what the disk is limited to, after setting it if limits are given; those that are not given are none.
+It counts at once, for operations that wait already, too. A burst goes on until what was saved is used up.
+
+Examples:
+  lunar throttle data
+  lunar throttle data --iops 500 --bps 10M
+  lunar throttle data --read-iops 1000:5000:10 --write-bps 20M
+  lunar throttle data --iops 2000 --group vm1
+  lunar throttle data --off";
+
 /// `lunar stats`.
 #[derive(Debug, Args)]
 #[command(after_help = STATS_EXAMPLES)]
@@ -228,7 +297,8 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 const STATS_EXAMPLES: &str = "\
-Totals count from when an image was opened.
+Totals count from when an image was opened, times from when the disk was attached. P50 and P99 are what half and 99 of
+a hundred operations took at most, as the guest sees it; with --watch those of the last interval.
 
 Examples:
   lunar stats

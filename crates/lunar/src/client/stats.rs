@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use lunar_monitor::{Client, ScsiController, ScsiCounters, ScsiDisk};
+use lunar_host::Latencies;
+use lunar_monitor::{Client, ScsiController, ScsiDisk, ScsiLatencies, ScsiLatency};
 use serde_json::{Value, json};
 
 use super::{connect, name, table, tell, tree};
@@ -85,30 +86,108 @@ fn totals(counted: &Counted) -> Value {
         "target": disk.target,
         "lun": disk.lun,
         "counters": disk.counters,
+        "latency": Times::since(&disk.latencies, None).json(),
     })
 }
 
 fn show_totals(disks: &[Counted]) -> String {
     let mut rows = vec![
         [
-            "DISK", "READS", "READ", "WRITES", "WRITTEN", "FLUSHES", "DISCARDS", "ERRORS",
+            "DISK", "READS", "READ", "R-P50", "R-P99", "WRITES", "WRITTEN", "W-P50", "W-P99",
+            "FLUSHES", "DISCARDS", "ERRORS",
         ]
         .map(str::to_owned),
     ];
     for Counted { disk, .. } in disks {
         let counters = &disk.counters;
+        let times = Times::since(&disk.latencies, None);
+        let [read_half, read_most] = times.reads.show();
+        let [write_half, write_most] = times.writes.show();
         rows.push([
             disk.name.clone(),
             counters.reads.to_string(),
             size(counters.read_bytes.into()),
+            read_half,
+            read_most,
             counters.writes.to_string(),
             size(counters.written_bytes.into()),
+            write_half,
+            write_most,
             counters.flushes.to_string(),
             counters.discards.to_string(),
             counters.errors.to_string(),
         ]);
     }
-    table::render(&rows, [false, true, true, true, true, true, true, true])
+    table::render(&rows, NUMBERS)
+}
+
+/// All but the name are numbers.
+const NUMBERS: [bool; 12] = [
+    false, true, true, true, true, true, true, true, true, true, true, true,
+];
+
+/// How long operations took.
+struct Times {
+    reads: Time,
+    writes: Time,
+    flushes: Time,
+    discards: Time,
+}
+
+/// How long most of one kind took, in nanoseconds.
+struct Time {
+    /// Half of them, 99 of a hundred.
+    quantiles: [Option<u64>; 2],
+}
+
+impl Times {
+    /// Of those that have ended since.
+    fn since(now: &ScsiLatencies, before: Option<&ScsiLatencies>) -> Times {
+        let time = |of: fn(&ScsiLatencies) -> &Vec<ScsiLatency>| {
+            let old = before.map(of).map_or(&[][..], Vec::as_slice);
+            let more = of(now).iter().map(|class| {
+                let old = old.iter().find(|old| old.below == class.below);
+                let old = old.map_or(0, |old| old.count);
+                (class.below, class.count.saturating_sub(old))
+            });
+            let ended = Latencies(more.filter(|(_, count)| *count > 0).collect());
+            Time {
+                quantiles: [500, 990].map(|of_thousand| ended.quantile(of_thousand)),
+            }
+        };
+        Times {
+            reads: time(|all| &all.reads),
+            writes: time(|all| &all.writes),
+            flushes: time(|all| &all.flushes),
+            discards: time(|all| &all.discards),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "reads": self.reads.json(),
+            "writes": self.writes.json(),
+            "flushes": self.flushes.json(),
+            "discards": self.discards.json(),
+        })
+    }
+}
+
+impl Time {
+    fn json(&self) -> Value {
+        let [half, most] = self.quantiles;
+        json!({"p50-ns": half, "p99-ns": most})
+    }
+
+    fn show(&self) -> [String; 2] {
+        self.quantiles.map(|time| match time {
+            None => "-".to_owned(),
+            Some(ns @ ..10_000) => format!("{:.1}us", precise(ns) / 1e3),
+            Some(ns @ ..10_000_000) => format!("{}us", ns / 1000),
+            Some(u64::MAX) => "long".to_owned(),
+            Some(ns) => format!("{}ms", ns / 1_000_000),
+        })
+    }
 }
 
 /// What was done in a second, on average between two samples.
@@ -127,6 +206,7 @@ struct Rate {
     flushes: f64,
     discards: f64,
     errors: u64,
+    times: Times,
 }
 
 impl Rates {
@@ -135,7 +215,7 @@ impl Rates {
         let seconds = now.at.duration_since(before.at).as_secs_f64().max(1e-6);
         let disks = now.disks.iter().filter_map(|counted| {
             let same = |old: &&Counted| old.disk.path == counted.disk.path;
-            let old = &before.disks.iter().find(same)?.disk.counters;
+            let old = &before.disks.iter().find(same)?.disk;
             Some(Rate::between(counted, old, seconds))
         });
         Rates {
@@ -156,6 +236,7 @@ impl Rates {
                 "flushes": rate.flushes,
                 "discards": rate.discards,
                 "errors": rate.errors,
+                "latency": rate.times.json(),
             })
         });
         json!({"seconds": self.seconds, "disks": disks.collect::<Vec<_>>()})
@@ -167,8 +248,12 @@ impl Rates {
                 "DISK",
                 "READS/s",
                 "READ/s",
+                "R-P50",
+                "R-P99",
                 "WRITES/s",
                 "WRITTEN/s",
+                "W-P50",
+                "W-P99",
                 "FLUSHES/s",
                 "DISCARDS/s",
                 "ERRORS",
@@ -176,24 +261,30 @@ impl Rates {
             .map(str::to_owned),
         ];
         for rate in &self.disks {
+            let [read_half, read_most] = rate.times.reads.show();
+            let [write_half, write_most] = rate.times.writes.show();
             rows.push([
                 rate.name.clone(),
                 format!("{:.1}", rate.reads),
                 size_of(rate.read_bytes),
+                read_half,
+                read_most,
                 format!("{:.1}", rate.writes),
                 size_of(rate.written_bytes),
+                write_half,
+                write_most,
                 format!("{:.1}", rate.flushes),
                 format!("{:.1}", rate.discards),
                 rate.errors.to_string(),
             ]);
         }
-        table::render(&rows, [false, true, true, true, true, true, true, true]) + "\n"
+        table::render(&rows, NUMBERS) + "\n"
     }
 }
 
 impl Rate {
-    fn between(counted: &Counted, old: &ScsiCounters, seconds: f64) -> Rate {
-        let new = &counted.disk.counters;
+    fn between(counted: &Counted, before: &ScsiDisk, seconds: f64) -> Rate {
+        let (new, old) = (&counted.disk.counters, &before.counters);
         // A disk that was replaced under the same id begins at zero.
         let rate = |new: u64, old: u64| precise(new.saturating_sub(old)) / seconds;
         Rate {
@@ -206,6 +297,7 @@ impl Rate {
             flushes: rate(new.flushes, old.flushes),
             discards: rate(new.discards, old.discards),
             errors: new.errors.saturating_sub(old.errors),
+            times: Times::since(&counted.disk.latencies, Some(&before.latencies)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use lunar_host::{ControllerInfo, DeviceInfo, Host, RunState};
+use lunar_host::{Activity, ControllerInfo, DeviceInfo, Host, RunState};
 
 /// A metric of a kind of things.
 struct Metric<T> {
@@ -150,22 +150,82 @@ pub fn of(host: &Host) -> String {
         metric(&mut text, row, controllers.iter().cloned());
     }
     let disks = host.devices();
-    let disks: Vec<_> = disks.iter().map(|disk| (of_disk(disk), disk)).collect();
+    let labelled: Vec<_> = disks
+        .iter()
+        .map(|disk| (of_disk(disk, &[]), disk))
+        .collect();
     for row in DISKS {
-        metric(&mut text, row, disks.iter().cloned());
+        metric(&mut text, row, labelled.iter().cloned());
     }
+    latencies(&mut text, &disks);
     text
 }
 
+/// Where the bounds of latencies are: powers of two, in nanoseconds, from 16 microseconds to 17 seconds.
+const BOUNDS: std::ops::RangeInclusive<u32> = 14..=34;
+
+/// How long operations took, as histograms.
+fn latencies(text: &mut String, disks: &[DeviceInfo]) {
+    const NAME: &str = "lunar_disk_latency_seconds";
+    if disks.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "# HELP {NAME} How long operations took since the disk is there, through all paths to it.\n# TYPE {NAME} histogram"
+    );
+    for disk in disks {
+        let all = &disk.activities;
+        for (operation, activity) in [
+            ("read", &all.reads),
+            ("write", &all.writes),
+            ("flush", &all.flushes),
+            ("discard", &all.discards),
+        ] {
+            histogram(
+                text,
+                NAME,
+                &of_disk(disk, &[("operation", operation)]),
+                activity,
+            );
+        }
+    }
+}
+
+fn histogram(text: &mut String, name: &str, labels: &str, activity: &Activity) {
+    let classes = &activity.latencies.0;
+    let within = |bound: u64| -> u64 {
+        let within = classes.iter().filter(|(end, _)| *end <= bound);
+        within.map(|(_, count)| count).sum()
+    };
+    let labels = labels.trim_end_matches('}');
+    for power in BOUNDS {
+        let bound = 1u64 << power;
+        let (seconds, count) = (seconds(bound), within(bound));
+        let _ = writeln!(text, "{name}_bucket{labels},le=\"{seconds}\"}} {count}");
+    }
+    let (sum, count) = (seconds(activity.nanoseconds), within(u64::MAX));
+    let _ = writeln!(text, "{name}_bucket{labels},le=\"+Inf\"}} {count}");
+    let _ = writeln!(text, "{name}_sum{labels}}} {sum}");
+    let _ = writeln!(text, "{name}_count{labels}}} {count}");
+}
+
+/// Nanoseconds as seconds, exactly.
+fn seconds(ns: u64) -> String {
+    format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)
+}
+
 /// The address makes it unique, the name is for people, and the node tells which of them are paths to one image.
-fn of_disk(disk: &DeviceInfo) -> String {
-    labels(&[
-        ("device", &disk.name),
+fn of_disk(disk: &DeviceInfo, more: &[(&str, &str)]) -> String {
+    let (target, lun) = (disk.target.to_string(), disk.lun.to_string());
+    let own = [
+        ("device", &*disk.name),
         ("bus", &disk.bus),
-        ("target", &disk.target.to_string()),
-        ("lun", &disk.lun.to_string()),
+        ("target", &target),
+        ("lun", &lun),
         ("node", &disk.node),
-    ])
+    ];
+    labels(&[&own, more].concat())
 }
 
 /// Nothing is said of a kind of which there is none.
@@ -204,6 +264,8 @@ fn labels(all: &[(&str, &str)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use lunar_host::Latencies;
+
     use super::*;
 
     #[test]
@@ -212,6 +274,26 @@ mod tests {
             labels(&[("a", "b\\c\"d\ne"), ("f", "g")]),
             r#"{a="b\\c\"d\ne",f="g"}"#
         );
+    }
+
+    #[test]
+    fn a_histogram_adds_up_and_ends_with_everything() {
+        let mut text = String::new();
+        let activity = Activity {
+            nanoseconds: 1_500_000_000,
+            latencies: Latencies(vec![(1 << 13, 3), (1 << 20, 4), (u64::MAX, 1)]),
+            ..Activity::default()
+        };
+        histogram(&mut text, "x", "{a=\"b\"}", &activity);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines.first(),
+            Some(&"x_bucket{a=\"b\",le=\"0.000016384\"} 3")
+        );
+        assert!(lines.contains(&"x_bucket{a=\"b\",le=\"0.001048576\"} 7"));
+        assert!(text.ends_with(
+            "x_bucket{a=\"b\",le=\"+Inf\"} 8\nx_sum{a=\"b\"} 1.500000000\nx_count{a=\"b\"} 8\n"
+        ));
     }
 
     #[test]

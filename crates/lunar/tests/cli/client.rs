@@ -365,10 +365,12 @@ fn statistics_count_what_a_guest_does() {
     let text = said(&place, &["stats"]);
     let fields: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(
-        (fields[0], fields[4], fields[5]),
-        ("disk1", "1", "512"),
+        (fields[0], fields[4], fields[6], fields[7]),
+        ("disk1", "-", "1", "512"),
         "{text}"
     );
+    assert!(disk["latency"]["writes"]["p99-ns"].as_u64().unwrap() > 0);
+    assert_eq!(disk["latency"]["reads"]["p50-ns"], Value::Null);
     let watched = said(
         &place,
         &["stats", "--watch", "0.05", "--count", "2", "--json"],
@@ -381,6 +383,8 @@ fn statistics_count_what_a_guest_does() {
     for line in lines {
         assert!(line["seconds"].as_f64().unwrap() >= 0.05);
         assert_eq!(line["disks"][0]["writes"], 0.0);
+        // Nothing has ended in the interval.
+        assert_eq!(line["disks"][0]["latency"]["writes"]["p50-ns"], Value::Null);
     }
     assert_eq!(
         said(&place, &["stats", "--watch=0.05", "--count=2"])
@@ -388,6 +392,102 @@ fn statistics_count_what_a_guest_does() {
             .count(),
         2
     );
+}
+
+#[test]
+fn a_disk_is_limited_and_set_free() {
+    let place = Place::new();
+    let _server = served(&place);
+    assert_eq!(said(&place, &["throttle", "disk1"]), "disk1: no limits\n");
+    let limited = "disk1: 500 IOPS (bursts of 2000 IOPS for 5 s), 10 MiB/s for writes, group a\n";
+    let order = ["--iops", "500:2000:5", "--write-bps", "10M"];
+    assert_eq!(
+        said(&place, &[&["throttle", "disk1"], &order[..]].concat()),
+        limited
+    );
+    assert_eq!(said(&place, &["throttle", "disk1"]), limited);
+    // By its drive, shared, and as the protocol has it; what is not said is limited no longer.
+    let shared = json(
+        &place,
+        &[
+            "throttle",
+            "a",
+            "--read-iops",
+            "7",
+            "--group",
+            "g",
+            "--json",
+        ],
+    );
+    assert_eq!(shared, serde_json::json!({"iops_rd": 7, "group": "g"}));
+    assert_eq!(
+        said(&place, &["throttle", "disk1", "--off"]),
+        "disk1: no limits\n"
+    );
+    assert_eq!(
+        refused(&place, &["throttle", "nope", "--iops", "1"]),
+        "lunar: there is no disk or drive \"nope\"\n"
+    );
+    let contradiction = refused(
+        &place,
+        &["throttle", "a", "--iops", "1", "--read-iops", "1"],
+    );
+    assert!(
+        contradiction.contains("cannot be used together"),
+        "{contradiction}"
+    );
+    for wrong in [
+        &["--iops", "0"][..],
+        &["--iops", "1", "--off"],
+        &["--bps", "1:2:3:4"],
+    ] {
+        failed(&place.run(&[&["throttle", "disk1"], wrong].concat()), 2);
+    }
+}
+
+#[test]
+fn a_write_behind_the_threshold_is_an_event() {
+    let place = Place::new();
+    let _server = served(&place);
+    let socket = std::fs::read_dir(place.path("run"))
+        .unwrap()
+        .next()
+        .unwrap();
+    let (send, events) = std::sync::mpsc::channel();
+    let told = move |event: Value| drop(send.send(event));
+    let mut client = lunar_monitor::Client::connect(&socket.unwrap().path(), told).unwrap();
+    let mut ask =
+        |command: &str, arguments: Value| -> Value { client.execute(command, arguments).unwrap() };
+    let nodes = ask("query-named-block-nodes", serde_json::json!({}));
+    let node = nodes[0]["node-name"].clone();
+    ask(
+        "block-set-write-threshold",
+        serde_json::json!({"node-name": node, "write-threshold": 256}),
+    );
+    let mut guest = crate::serve::connect(&place, "s");
+    for _ in 0..2 {
+        crate::serve::write(&mut guest, crate::serve::address(0, 0), 0);
+    }
+    let event = events
+        .recv_timeout(std::time::Duration::from_secs(20))
+        .unwrap();
+    assert_eq!(event["event"], "BLOCK_WRITE_THRESHOLD");
+    assert_eq!(
+        event["data"],
+        serde_json::json!({"node-name": node, "amount-exceeded": 1792, "write-threshold": 256})
+    );
+    assert_eq!(
+        ask("query-named-block-nodes", serde_json::json!({}))[0]["write_threshold"],
+        0
+    );
+    assert!(events.try_recv().is_err(), "it is told of once");
+    let stats = &ask("query-blockstats", serde_json::json!({}))[0]["stats"];
+    assert_eq!(
+        (&stats["wr_operations"], &stats["wr_highest_offset"]),
+        (&2.into(), &2048.into())
+    );
+    assert!(stats["wr_total_time_ns"].as_u64().unwrap() > 0);
+    assert!(stats["idle_time_ns"].is_u64());
 }
 
 #[test]

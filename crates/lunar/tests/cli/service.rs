@@ -148,14 +148,19 @@ fn check_format(text: &str) {
         } else if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').unwrap();
             assert_eq!(name, introduced);
-            assert!(matches!(kind, "counter" | "gauge"), "{line}");
+            assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{line}");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
         } else {
             let (series, value) = line.rsplit_once(' ').unwrap();
             let name = series.split('{').next().unwrap();
-            assert_eq!(name, introduced, "{line}");
+            let part = name.strip_prefix(&*introduced);
+            let parts = ["", "_bucket", "_sum", "_count"];
+            assert!(part.is_some_and(|part| parts.contains(&part)), "{line}");
             assert!(seen.insert(series.to_owned() + " "), "{series} comes twice");
-            value.parse::<u64>().unwrap();
+            match part {
+                Some("_sum") => assert!(value.parse::<f64>().unwrap() >= 0.0),
+                _ => assert!(value.parse::<u64>().is_ok(), "{line}"),
+            }
         }
     }
     assert!(seen.len() > 20, "{text}");

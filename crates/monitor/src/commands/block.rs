@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use lunar_host::keyval::Options;
 use lunar_host::model::Model;
-use lunar_host::{DeviceInfo, Host, Limit, NodeInfo};
+use lunar_host::{DeviceInfo, Host, NodeInfo};
 use serde_json::Value;
 
 use super::device::object_options;
+use super::throttle::IoLimits;
 use crate::Error;
 use crate::schema::{Empty, qapi};
 
@@ -29,11 +30,6 @@ qapi! {
     /// Which nodes.
     struct QueryNodes {
         flat: Option<bool>,
-    }
-
-    /// Whose statistics.
-    struct QueryStats {
-        query_nodes = "query-nodes": Option<bool>,
     }
 
     /// What becomes of zeroes that are written.
@@ -61,8 +57,9 @@ qapi! {
         virtual_size = "virtual-size": u64,
     }
 
-    /// A node. No limits of rate and no threshold are 0; members that say more about limits are there if they are set.
+    /// A node. No write threshold is 0.
     struct BlockDeviceInfo {
+        ..limits: IoLimits,
         file: String,
         node_name = "node-name": Option<String>,
         ro: bool,
@@ -70,29 +67,9 @@ qapi! {
         backing_file_depth: i64,
         encrypted: bool,
         detect_zeroes: DetectZeroes,
-        bps: u64,
-        bps_rd: u64,
-        bps_wr: u64,
-        iops: u64,
-        iops_rd: u64,
-        iops_wr: u64,
-        bps_max: Option<u64>,
-        bps_rd_max: Option<u64>,
-        bps_wr_max: Option<u64>,
-        iops_max: Option<u64>,
-        iops_rd_max: Option<u64>,
-        iops_wr_max: Option<u64>,
-        bps_max_length: Option<u64>,
-        bps_rd_max_length: Option<u64>,
-        bps_wr_max_length: Option<u64>,
-        iops_max_length: Option<u64>,
-        iops_rd_max_length: Option<u64>,
-        iops_wr_max_length: Option<u64>,
-        iops_size: Option<u64>,
-        group: Option<String>,
         image: ImageInfo,
         cache: BlockdevCacheInfo,
-        write_threshold: i64,
+        write_threshold: u64,
         active: bool,
     }
 
@@ -116,45 +93,6 @@ qapi! {
         inserted: Option<BlockDeviceInfo>,
         tray_open: Option<bool>,
         io_status = "io-status": Option<BlockDeviceIoStatus>,
-    }
-
-    /// What was done. Members that QEMU's schema demands and that are not counted here are 0.
-    struct BlockDeviceStats {
-        rd_bytes: u64,
-        wr_bytes: u64,
-        unmap_bytes: u64,
-        rd_operations: u64,
-        wr_operations: u64,
-        flush_operations: u64,
-        unmap_operations: u64,
-        rd_total_time_ns: u64,
-        wr_total_time_ns: u64,
-        flush_total_time_ns: u64,
-        unmap_total_time_ns: u64,
-        wr_highest_offset: u64,
-        rd_merged: u64,
-        wr_merged: u64,
-        unmap_merged: u64,
-        failed_rd_operations: u64,
-        failed_wr_operations: u64,
-        failed_flush_operations: u64,
-        failed_unmap_operations: u64,
-        invalid_rd_operations: u64,
-        invalid_wr_operations: u64,
-        invalid_flush_operations: u64,
-        invalid_unmap_operations: u64,
-        account_invalid: bool,
-        account_failed: bool,
-        timed_stats: Vec<Value>,
-    }
-
-    /// Statistics of a drive, a device or a node.
-    struct BlockStats {
-        device: Option<String>,
-        qdev: Option<String>,
-        node_name = "node-name": Option<String>,
-        stats: BlockDeviceStats,
-        parent: Option<Box<BlockStats>>,
     }
 
     /// What failed.
@@ -184,13 +122,6 @@ qapi! {
         action: BlockErrorAction,
         nospace: Option<bool>,
         reason: String,
-    }
-
-    /// Writing has passed the mark that was set.
-    struct BlockWriteThreshold {
-        node_name = "node-name": String,
-        amount_exceeded = "amount-exceeded": u64,
-        write_threshold = "write-threshold": u64,
     }
 }
 
@@ -251,13 +182,13 @@ pub fn resize(host: &Arc<Host>, arguments: BlockResize) -> Result<Empty, Error> 
 }
 
 /// A drive without device, a drive with its first device, or a device without a drive.
-struct Entry {
-    drive: Option<String>,
-    node: String,
-    device: Option<DeviceInfo>,
+pub struct Entry {
+    pub drive: Option<String>,
+    pub node: String,
+    pub device: Option<DeviceInfo>,
 }
 
-fn entries(host: &Arc<Host>) -> Vec<Entry> {
+pub fn entries(host: &Arc<Host>) -> Vec<Entry> {
     let model: Model = host.model();
     let mut devices = host.devices();
     let mut entries = Vec::new();
@@ -282,7 +213,7 @@ fn entries(host: &Arc<Host>) -> Vec<Entry> {
 }
 
 impl Entry {
-    fn qdev(&self) -> Option<String> {
+    pub fn qdev(&self) -> Option<String> {
         let device = self.device.as_ref()?;
         Some(device.id.clone().unwrap_or_else(|| device.path.clone()))
     }
@@ -324,13 +255,8 @@ fn node_info(node: &NodeInfo) -> BlockDeviceInfo {
     let file = std::fs::metadata(&node.file).ok();
     let regular = file.filter(std::fs::Metadata::is_file);
     let bytes = || regular.as_ref().map_or(0, std::fs::Metadata::len);
-    let throttling = node.throttling.as_ref();
-    let limits = throttling
-        .map(|throttling| throttling.limits)
-        .unwrap_or_default();
-    let set = |value: u64| (value > 0).then_some(value);
-    let length = |limit: Limit| set(limit.burst).map(|_| limit.burst_seconds);
     BlockDeviceInfo {
+        limits: IoLimits::of(node.throttling.as_ref()),
         file: node.file.clone(),
         node_name: Some(node.name.clone()),
         ro: node.read_only,
@@ -342,26 +268,6 @@ fn node_info(node: &NodeInfo) -> BlockDeviceInfo {
             "on" => DetectZeroes::On,
             _ => DetectZeroes::Off,
         },
-        bps: limits.bps_total.average,
-        bps_rd: limits.bps_read.average,
-        bps_wr: limits.bps_write.average,
-        iops: limits.iops_total.average,
-        iops_rd: limits.iops_read.average,
-        iops_wr: limits.iops_write.average,
-        bps_max: set(limits.bps_total.burst),
-        bps_rd_max: set(limits.bps_read.burst),
-        bps_wr_max: set(limits.bps_write.burst),
-        iops_max: set(limits.iops_total.burst),
-        iops_rd_max: set(limits.iops_read.burst),
-        iops_wr_max: set(limits.iops_write.burst),
-        bps_max_length: length(limits.bps_total),
-        bps_rd_max_length: length(limits.bps_read),
-        bps_wr_max_length: length(limits.bps_write),
-        iops_max_length: length(limits.iops_total),
-        iops_rd_max_length: length(limits.iops_read),
-        iops_wr_max_length: length(limits.iops_write),
-        iops_size: set(limits.iops_size),
-        group: throttling.map(|throttling| throttling.group.clone()),
         image: ImageInfo {
             filename: node.file.clone(),
             format: node.driver.to_owned(),
@@ -375,64 +281,7 @@ fn node_info(node: &NodeInfo) -> BlockDeviceInfo {
             direct: node.direct,
             no_flush: node.no_flush,
         },
-        write_threshold: 0,
+        write_threshold: node.write_threshold.unwrap_or(0),
         active: true,
-    }
-}
-
-/// `query-blockstats`.
-pub fn query_stats(host: &Arc<Host>, arguments: QueryStats) -> Result<Vec<BlockStats>, Error> {
-    let nodes = host.nodes();
-    if arguments.query_nodes == Some(true) {
-        let all = nodes.iter().map(|node| BlockStats {
-            device: None,
-            qdev: None,
-            node_name: Some(node.name.clone()),
-            stats: counted(&node.stats),
-            parent: None,
-        });
-        return Ok(all.collect());
-    }
-    let stats = |entry: Entry| {
-        let node = nodes.iter().find(|node| node.name == entry.node);
-        BlockStats {
-            device: Some(entry.drive.clone().unwrap_or_default()),
-            qdev: entry.qdev(),
-            stats: node.map_or_else(|| counted(&Default::default()), |node| counted(&node.stats)),
-            node_name: node.map(|node| node.name.clone()),
-            parent: None,
-        }
-    };
-    Ok(entries(host).into_iter().map(stats).collect())
-}
-
-fn counted(stats: &lunar_host::BlockStats) -> BlockDeviceStats {
-    BlockDeviceStats {
-        rd_bytes: stats.read_bytes,
-        wr_bytes: stats.written_bytes,
-        unmap_bytes: 0,
-        rd_operations: stats.reads,
-        wr_operations: stats.writes,
-        flush_operations: stats.flushes,
-        unmap_operations: stats.discards,
-        rd_total_time_ns: 0,
-        wr_total_time_ns: 0,
-        flush_total_time_ns: 0,
-        unmap_total_time_ns: 0,
-        wr_highest_offset: 0,
-        rd_merged: 0,
-        wr_merged: 0,
-        unmap_merged: 0,
-        failed_rd_operations: 0,
-        failed_wr_operations: 0,
-        failed_flush_operations: 0,
-        failed_unmap_operations: 0,
-        invalid_rd_operations: 0,
-        invalid_wr_operations: 0,
-        invalid_flush_operations: 0,
-        invalid_unmap_operations: 0,
-        account_invalid: true,
-        account_failed: true,
-        timed_stats: Vec::new(),
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use lunar_host::{DeviceInfo, DeviceState, Host, NodeInfo, RunState};
+use lunar_host::{Activities, Activity, DeviceInfo, DeviceState, Host, NodeInfo, RunState};
 
 use crate::Error;
 use crate::schema::{Empty, qapi};
@@ -35,6 +35,20 @@ qapi! {
         errors: u64,
     }
 
+    /// So many operations took less than this many nanoseconds, and not less than the class before has.
+    struct ScsiLatency {
+        below: u64,
+        count: u64,
+    }
+
+    /// How long operations took since the disk is there, in classes an eighth wide at most; empty ones are left out.
+    struct ScsiLatencies {
+        reads: Vec<ScsiLatency>,
+        writes: Vec<ScsiLatency>,
+        flushes: Vec<ScsiLatency>,
+        discards: Vec<ScsiLatency>,
+    }
+
     /// A disk at an address.
     struct ScsiDisk {
         id: Option<String>,
@@ -51,6 +65,7 @@ qapi! {
         removable: bool,
         state: ScsiState,
         counters: ScsiCounters,
+        latencies: ScsiLatencies,
     }
 
     /// A controller with its disks, in the order of their addresses.
@@ -93,6 +108,7 @@ pub fn query(host: &Arc<Host>, _: Empty) -> Result<Vec<ScsiController>, Error> {
             removable: device.removable,
             state: state(device.state, device.stopped),
             counters: counters(&device.stats),
+            latencies: latencies(&device.activities),
         }
     };
     let controllers = host.controllers().into_iter().map(|controller| {
@@ -125,5 +141,19 @@ fn counters(stats: &lunar_host::BlockStats) -> ScsiCounters {
         flushes: stats.flushes,
         discards: stats.discards,
         errors: stats.errors,
+    }
+}
+
+fn latencies(activities: &Activities) -> ScsiLatencies {
+    let classes = |activity: &Activity| {
+        let classes = activity.latencies.0.iter();
+        let class = classes.map(|&(below, count)| ScsiLatency { below, count });
+        class.collect()
+    };
+    ScsiLatencies {
+        reads: classes(&activities.reads),
+        writes: classes(&activities.writes),
+        flushes: classes(&activities.flushes),
+        discards: classes(&activities.discards),
     }
 }

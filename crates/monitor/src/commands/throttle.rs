@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lunar_host::catalog::{self, PlainLimits};
 use lunar_host::keyval::Options;
-use lunar_host::{Host, Limit, Limited, Limits, property};
+use lunar_host::{Host, Limit, Limited, Limits, Throttling, property};
 use serde_json::Value;
 
 use super::device::object_options;
@@ -12,10 +12,8 @@ use crate::Error;
 use crate::schema::{Empty, qapi};
 
 qapi! {
-    /// A drive (`device`) or a device (`id`), and what it is limited to. 0 is no limit; without any it has none.
-    struct BlockIOThrottle {
-        device: Option<String>,
-        id: Option<String>,
+    /// What something is limited to. 0 is no limit; what says more about a limit is there if that is set.
+    struct IoLimits {
         bps: u64,
         bps_rd: u64,
         bps_wr: u64,
@@ -38,6 +36,13 @@ qapi! {
         group: Option<String>,
     }
 
+    /// A drive (`device`) or a device (`id`), and what it is limited to; without any limit it has none.
+    struct BlockIOThrottle {
+        ..limits: IoLimits,
+        device: Option<String>,
+        id: Option<String>,
+    }
+
     /// An object.
     struct ObjectDel {
         id: String,
@@ -51,23 +56,57 @@ qapi! {
     }
 }
 
+impl IoLimits {
+    /// What limits something, if anything does.
+    pub fn of(throttling: Option<&Throttling>) -> IoLimits {
+        let limits = throttling.map(|found| found.limits).unwrap_or_default();
+        let set = |value: u64| (value > 0).then_some(value);
+        let length = |limit: Limit| set(limit.burst).map(|_| limit.burst_seconds);
+        IoLimits {
+            bps: limits.bps_total.average,
+            bps_rd: limits.bps_read.average,
+            bps_wr: limits.bps_write.average,
+            iops: limits.iops_total.average,
+            iops_rd: limits.iops_read.average,
+            iops_wr: limits.iops_write.average,
+            bps_max: set(limits.bps_total.burst),
+            bps_rd_max: set(limits.bps_read.burst),
+            bps_wr_max: set(limits.bps_write.burst),
+            iops_max: set(limits.iops_total.burst),
+            iops_rd_max: set(limits.iops_read.burst),
+            iops_wr_max: set(limits.iops_write.burst),
+            bps_max_length: length(limits.bps_total),
+            bps_rd_max_length: length(limits.bps_read),
+            bps_wr_max_length: length(limits.bps_write),
+            iops_max_length: length(limits.iops_total),
+            iops_rd_max_length: length(limits.iops_read),
+            iops_wr_max_length: length(limits.iops_write),
+            iops_size: set(limits.iops_size),
+            group: throttling.map(|throttling| throttling.group.clone()),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let limit = |average, burst: Option<u64>, length: Option<u64>| Limit {
+            average,
+            burst: burst.unwrap_or(0),
+            burst_seconds: length.unwrap_or(1),
+        };
+        Limits {
+            iops_total: limit(self.iops, self.iops_max, self.iops_max_length),
+            iops_read: limit(self.iops_rd, self.iops_rd_max, self.iops_rd_max_length),
+            iops_write: limit(self.iops_wr, self.iops_wr_max, self.iops_wr_max_length),
+            bps_total: limit(self.bps, self.bps_max, self.bps_max_length),
+            bps_read: limit(self.bps_rd, self.bps_rd_max, self.bps_rd_max_length),
+            bps_write: limit(self.bps_wr, self.bps_wr_max, self.bps_wr_max_length),
+            iops_size: self.iops_size.unwrap_or(0),
+        }
+    }
+}
+
 /// `block_set_io_throttle`.
 pub fn set(host: &Arc<Host>, arguments: BlockIOThrottle) -> Result<Empty, Error> {
-    let limit = |average, burst: Option<u64>, length: Option<u64>| Limit {
-        average,
-        burst: burst.unwrap_or(0),
-        burst_seconds: length.unwrap_or(1),
-    };
     let a = arguments;
-    let limits = Limits {
-        iops_total: limit(a.iops, a.iops_max, a.iops_max_length),
-        iops_read: limit(a.iops_rd, a.iops_rd_max, a.iops_rd_max_length),
-        iops_write: limit(a.iops_wr, a.iops_wr_max, a.iops_wr_max_length),
-        bps_total: limit(a.bps, a.bps_max, a.bps_max_length),
-        bps_read: limit(a.bps_rd, a.bps_rd_max, a.bps_rd_max_length),
-        bps_write: limit(a.bps_wr, a.bps_wr_max, a.bps_wr_max_length),
-        iops_size: a.iops_size.unwrap_or(0),
-    };
     let whose = match (&a.device, &a.id) {
         (Some(drive), None) => Limited::Drive(drive),
         (None, Some(device)) => Limited::Device(device),
@@ -78,7 +117,7 @@ pub fn set(host: &Arc<Host>, arguments: BlockIOThrottle) -> Result<Empty, Error>
     {
         return Err(Error::no_device(drive));
     }
-    host.set_limits(whose, limits, a.group.as_deref())?;
+    host.set_limits(whose, a.limits.limits(), a.limits.group.as_deref())?;
     Ok(Empty {})
 }
 

@@ -13,8 +13,7 @@ use lunar_block::Image;
 use lunar_devices::{Disk, DiskConfig};
 use lunar_virtio_scsi::{Controller, ControllerConfig, Features, LocalWorker, RingSetup, Workers};
 use lunar_virtqueue::{
-    AddressSpace, Buffer, DriverQueue, GuestMemory, Region, RingFeatures, RingLayout,
-    indirect_table,
+    AddressSpace, Buffer, DriverQueue, GuestMemory, PACKED_BASE, Region, RingFeatures, RingLayout,
 };
 
 /// Commands in a round.
@@ -53,7 +52,7 @@ pub struct Rig {
 
 impl Rig {
     /// Disks on `image` behind target 0, of which the last one gets the commands.
-    pub fn new(image: &Arc<dyn Image>, disks: u16, direction: Direction) -> Rig {
+    pub fn new(image: &Arc<dyn Image>, disks: u16, direction: Direction, packed: bool) -> Rig {
         let (workers, mut worker) = Workers::on_this_thread().unwrap();
         let (region, _file) = Region::allocate(GPA, RING + u64::from(DEPTH) * PIECE).unwrap();
         let user = region.user_addr();
@@ -68,6 +67,7 @@ impl Rig {
         let features = RingFeatures {
             indirect: true,
             event_idx: true,
+            packed,
         };
         let driver = DriverQueue::new(&memory, layout, features).unwrap();
         driver.disable_interrupts();
@@ -76,7 +76,7 @@ impl Rig {
             desc: layout.desc - GPA + user,
             avail: layout.avail - GPA + user,
             used: layout.used - GPA + user,
-            next_avail: 0,
+            base: if packed { PACKED_BASE } else { 0 },
             kick: None,
             call: None,
             err: None,
@@ -87,6 +87,10 @@ impl Rig {
             let control = scope.spawn(|| {
                 let controller = Controller::new(&workers, ControllerConfig::default()).unwrap();
                 let features = Features::from_bits_retain(controller.features());
+                let features = match packed {
+                    true => features,
+                    false => features.difference(Features::RING_PACKED),
+                };
                 controller.set_features(features.bits()).unwrap();
                 controller.set_memory(Arc::clone(&memory)).unwrap();
                 for (lun, unit) in (0..).zip(units) {
@@ -136,8 +140,8 @@ impl Rig {
         let (header_at, response, data) = (buffer(HEADER), buffer(RESPONSE), buffer((0, BLOCK)));
         self.memory.write(header_at.addr, &header).unwrap();
         let table = match direction {
-            Direction::Read => indirect_table(&[header_at], &[response, data]),
-            Direction::Write => indirect_table(&[header_at, data], &[response]),
+            Direction::Read => self.driver.indirect_table(&[header_at], &[response, data]),
+            Direction::Write => self.driver.indirect_table(&[header_at, data], &[response]),
         };
         self.memory.write(piece + TABLE, &table).unwrap();
         buffer((TABLE, table.len() as u32))

@@ -322,6 +322,10 @@ impl ThrottleGroup {
     }
 
     fn now(&self) -> u64 {
+        #[cfg(test)]
+        if let Some(now) = tests::NOW.get() {
+            return now;
+        }
         moment(self.begun.elapsed())
     }
 
@@ -458,5 +462,170 @@ impl State {
             Lane::Read => read,
             Lane::Write => write,
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking, and its numbers are small"
+)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        /// The time of every group of this thread, in parts, whatever clocks say.
+        pub(super) static NOW: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// An image that always has so many operations of this size under way, which take no time.
+    struct Load {
+        depth: usize,
+        bytes: u64,
+        pump: Arc<Pump>,
+        alarm: Option<u64>,
+        waiting: usize,
+        done: u64,
+    }
+
+    impl Load {
+        fn new(depth: usize, bytes: u64) -> Load {
+            Load {
+                depth,
+                bytes,
+                pump: Arc::default(),
+                alarm: None,
+                waiting: 0,
+                done: 0,
+            }
+        }
+
+        /// Starts what can be started, until all wait.
+        fn fill(&mut self, group: &ThrottleGroup, image: usize) {
+            while self.waiting < self.depth {
+                if group.admits(Lane::Read, self.bytes) {
+                    self.done += 1;
+                } else {
+                    let operation = (Token(self.waiting as u64), self.bytes);
+                    group.join(Lane::Read, image, operation, &self.pump);
+                    self.waiting += 1;
+                }
+            }
+        }
+
+        /// What its task does when it runs: takes what was let go, and sets its alarm, which rings so much too late.
+        /// Whether there was anything.
+        fn turn(&mut self, group: &ThrottleGroup, now: u64, late: Duration) -> bool {
+            let (granted, woken) = self.pump.look(Waker::noop());
+            let rung = self.alarm.is_some_and(|at| at <= now);
+            self.waiting -= granted.len();
+            self.done += granted.len() as u64;
+            if woken || rung {
+                let alarm = group.serve(&self.pump);
+                self.alarm = alarm.map(|time| now + moment(time + late));
+            }
+            woken || rung || !granted.is_empty()
+        }
+    }
+
+    /// How many operations each has done after ten seconds, if every timer is so late.
+    fn after_ten_seconds(limits: Limits, mut loads: Vec<Load>, late: Duration) -> Vec<u64> {
+        let group = ThrottleGroup::new(limits).unwrap();
+        let mut now = 1;
+        while now < moment(Duration::from_secs(10)) {
+            NOW.set(Some(now));
+            let mut busy = false;
+            for (image, load) in loads.iter_mut().enumerate() {
+                load.fill(&group, image);
+                busy |= load.turn(&group, now, late);
+            }
+            if !busy {
+                let next = loads.iter().filter_map(|load| load.alarm).min();
+                now = next.unwrap().max(now + 1);
+            }
+        }
+        NOW.set(None);
+        loads.iter().map(|load| load.done).collect()
+    }
+
+    fn limit(average: u64) -> Limit {
+        Limit {
+            average,
+            ..Limit::default()
+        }
+    }
+
+    fn iops(average: u64) -> Limits {
+        Limits {
+            iops_total: limit(average),
+            ..Limits::default()
+        }
+    }
+
+    /// What comes of a limit, in thousandths of it.
+    fn share(limits: Limits, per_second: u64, depth: usize, late: Duration) -> u64 {
+        let done = after_ten_seconds(limits, vec![Load::new(depth, 65_536)], late);
+        done[0] * 100 / per_second
+    }
+
+    #[test]
+    fn a_limit_is_reached_to_two_percent_in_ten_seconds_however_late_timers_are_within_a_tenth() {
+        for late in [0, 1, 20, 80].map(Duration::from_millis) {
+            for depth in [1, 32] {
+                for average in [20, 200, 5000] {
+                    let share = share(iops(average), average, depth, late);
+                    assert!(
+                        (990..=1020).contains(&share),
+                        "{average} {depth} {late:?}: {share}"
+                    );
+                }
+                let limits = Limits {
+                    bps_total: limit(100 * 65_536),
+                    ..Limits::default()
+                };
+                let share = share(limits, 100, depth, late);
+                assert!(
+                    (990..=1020).contains(&share),
+                    "bytes {depth} {late:?}: {share}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn time_that_nobody_ran_in_is_lost_beyond_a_tenth_of_a_second() {
+        let share = share(iops(200), 200, 32, Duration::from_millis(200));
+        assert!((400..=700).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn images_of_a_group_have_equal_shares_whatever_their_depth() {
+        let loads = [1, 8, 32].map(|depth| Load::new(depth, 4096));
+        let done = after_ten_seconds(iops(3000), loads.into(), Duration::from_micros(50));
+        let total: u64 = done.iter().sum();
+        assert!((29_900..=30_600).contains(&total), "{done:?}");
+        for share in &done {
+            assert!(share.abs_diff(total / 3) <= total / 60, "{done:?}");
+        }
+    }
+
+    #[test]
+    fn a_burst_is_over_when_it_has_lasted_as_long_as_it_may() {
+        let burst = Limit {
+            average: 100,
+            burst: 1000,
+            burst_seconds: 2,
+        };
+        let limits = Limits {
+            iops_total: burst,
+            ..Limits::default()
+        };
+        let done = after_ten_seconds(limits, vec![Load::new(32, 4096)], Duration::ZERO);
+        // Two seconds' worth of the burst, and the average all the time.
+        assert!((2900..=3150).contains(&done[0]), "{done:?}");
     }
 }
