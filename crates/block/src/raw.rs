@@ -143,8 +143,9 @@ impl Image for Raw {
     fn refresh(&self) -> Result<(), Error> {
         self.file.refresh()?;
         if !self.fixed {
+            // Smaller than before only if somebody has ordered that.
             let rest = self.file.info().size.saturating_sub(self.offset);
-            self.size.fetch_max(rest, Ordering::Relaxed);
+            self.size.store(rest, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -199,6 +199,23 @@ impl Disk {
     pub fn refresh_capacity(&self) -> bool {
         let unit = &self.unit;
         let blocks = unit.image.info().size >> unit.limits.block_shift;
+        self.set_capacity(blocks)
+    }
+
+    /// The image is about to be cut to this many bytes: commands beyond them are refused from now on, and every nexus
+    /// hears of it. Those that are under way go on.
+    pub fn limit_capacity(&self, bytes: u64) {
+        let unit = &self.unit;
+        self.set_capacity(unit.capacity().min(bytes >> unit.limits.block_shift));
+    }
+
+    /// Whether something is going on that no command waits for.
+    pub fn is_in_background(&self) -> bool {
+        self.unit.background.is_running()
+    }
+
+    fn set_capacity(&self, blocks: u64) -> bool {
+        let unit = &self.unit;
         let changed = unit.capacity.swap(blocks, Ordering::Relaxed) != blocks;
         if changed {
             unit.describe_in_mode_pages();

@@ -104,6 +104,19 @@ pub enum Error {
     /// A medium cannot be changed.
     #[error(transparent)]
     Media(#[from] MediaError),
+    /// It is being shrunk, or erased in the background, and cannot lose its end at the same time.
+    #[error("{0:?} is being shrunk or erased; try again when that is over")]
+    Shrinking(String),
+    /// Guests have commands under way where an image was to be cut.
+    #[error(
+        "{node:?}: guests have commands under way behind the first {end} bytes that do not end; the disk stays as it is"
+    )]
+    StillUsedBeyond {
+        /// The node.
+        node: String,
+        /// Where it was to end.
+        end: u64,
+    },
     /// A controller cannot be made, or a unit not be attached.
     #[error(transparent)]
     Controller(#[from] lunar_virtio_scsi::Error),

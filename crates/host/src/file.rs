@@ -61,6 +61,8 @@ pub struct Settings {
     pub images: Vec<String>,
     /// Where commands are taken.
     pub monitor: Vec<String>,
+    /// The monitor of the QEMU that is paused while a disk of it is stopped by an error.
+    pub qemu_monitor: Option<String>,
     /// Where metrics are given.
     pub metrics: Option<String>,
     /// Request queues of a controller that does not say.
@@ -99,6 +101,12 @@ pub static SETTINGS: &[Property<Settings>] = &[
         kind: Kind::Text(|s, v| s.monitor.push(v)),
         default: "",
         description: "where commands are taken",
+    },
+    Property {
+        name: "qemu-monitor",
+        kind: Kind::Text(|s, v| s.qemu_monitor = Some(v)),
+        default: "",
+        description: "QEMU's monitor: its machine is paused while an error stops a disk of it",
     },
     Property {
         name: "metrics",

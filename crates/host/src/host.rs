@@ -68,6 +68,7 @@ impl Host {
             adapters: BTreeMap::new(),
             leaving: BTreeSet::new(),
             changing: BTreeSet::new(),
+            shrinking: BTreeSet::new(),
             run: RunState::Running,
             ended: false,
         };
@@ -326,40 +327,6 @@ impl Host {
         &self.workers
     }
 
-    /// Gives a node, or a drive's, another size, in bytes; guests that see it are told. To cut something off takes force.
-    ///
-    /// # Errors
-    /// There is no such node, it cannot have that size, or something would be cut off.
-    pub fn resize(&self, name: &str, size: u64, force: bool) -> Result<(), Error> {
-        let mut live = self.lock()?;
-        let node = live.model.node_of(name)?.name.clone();
-        let image = live.image(&node)?;
-        let from = image.info().size;
-        if !size.is_multiple_of(512) || size == 0 {
-            return Err(Error::Size { node, size });
-        }
-        if size < from && !force {
-            let to = size;
-            return Err(Error::Shrink { node, from, to });
-        }
-        let resized = image.resize(size);
-        // Also if it failed: it may have happened in part.
-        live.sizes_may_have_changed(&node);
-        resized.map_err(|source| Error::Resize { node, source })
-    }
-
-    /// Looks whether a node, or a drive's, has grown without our doing; guests that see it are told.
-    ///
-    /// # Errors
-    /// There is no such node, or it cannot be looked at.
-    pub fn refresh(&self, name: &str) -> Result<(), Error> {
-        let mut live = self.lock()?;
-        let node = live.model.node_of(name)?.name.clone();
-        let refreshed = live.image(&node)?.refresh();
-        live.sizes_may_have_changed(&node);
-        refreshed.map_err(|source| Error::Resize { node, source })
-    }
-
     /// Whether requests are taken.
     pub fn status(&self) -> RunState {
         let live = self.lock_anyway();
@@ -383,6 +350,14 @@ impl Host {
     /// The host has been stopped for good.
     pub fn resume(&self) -> Result<(), Error> {
         self.set_run(RunState::Running)
+    }
+
+    /// Lets disks go on that an error has stopped, and leaves everything else as it is.
+    pub fn retry(&self) {
+        let live = self.lock_anyway();
+        if live.retry() {
+            self.events.publish(Event::Resume);
+        }
     }
 
     fn set_run(&self, run: RunState) -> Result<(), Error> {

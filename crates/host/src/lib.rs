@@ -15,8 +15,8 @@
 //!
 //! # Threading
 //! One lock over model and real objects: orders are carried out one after the other, from whichever thread. The data path
-//! never takes it. What has to wait for a guest's commands (taking away a disk) waits without the lock, with the device
-//! marked as leaving, so that a storage that hangs does not take the monitor with it.
+//! never takes it. What has to wait for a guest's commands (taking away a disk, cutting one) waits without the lock, with
+//! the device marked as leaving or the node as shrinking, so that a storage that hangs does not take the monitor with it.
 //!
 //! # Errors
 //! [`Error`] says what is wrong and what to do. [`Error::is_usage`] tells a wrong order from a right one that failed.
@@ -35,6 +35,7 @@ mod media;
 pub mod model;
 pub mod property;
 mod query;
+mod resize;
 mod statistics;
 mod throttling;
 mod units;
@@ -48,6 +49,8 @@ pub use images::{ImageError, try_images};
 pub use lunar_block::{Activities, Activity, Latencies, Limit, Limits};
 pub use lunar_virtio_scsi::WorkerThread;
 pub use media::{MediaError, ReadOnlyMode};
-pub use query::{BlockStats, ControllerInfo, DeviceInfo, DeviceState, NodeInfo, RunState};
+pub use query::{
+    BlockStats, ControllerInfo, DeviceInfo, DeviceState, IoStatus, NodeInfo, RunState,
+};
 pub use statistics::{Boundaries, HistogramOf, SetHistogram};
 pub use throttling::{Limited, Throttling, limit_values};

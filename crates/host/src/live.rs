@@ -31,6 +31,8 @@ pub(crate) struct Live {
     pub leaving: BTreeSet<String>,
     /// Nodes of drives whose medium is being changed.
     pub changing: BTreeSet<String>,
+    /// Nodes that are being cut.
+    pub shrinking: BTreeSet<String>,
     pub run: RunState,
     pub ended: bool,
 }
@@ -293,9 +295,13 @@ impl Live {
             unit.is_some_and(|unit| unit.refresh_capacity())
         };
         let changed: BTreeSet<String> = family.iter().filter(|n| changed(n)).cloned().collect();
-        if changed.is_empty() {
-            return;
+        if !changed.is_empty() {
+            self.tell_sizes(&changed);
         }
+    }
+
+    /// Reports to the guests that see these nodes that they have another size.
+    pub fn tell_sizes(&self, changed: &BTreeSet<String>) {
         let disks = self.model.disks();
         for (controller, address, disk) in disks.filter(|(_, _, d)| changed.contains(&d.node)) {
             let Some(adapter) = self.adapters.get(&controller.bus) else {
@@ -310,7 +316,7 @@ impl Live {
     }
 
     /// A node, those it is made of, and all that are made of these.
-    fn family(&self, node: &str) -> BTreeSet<String> {
+    pub fn family(&self, node: &str) -> BTreeSet<String> {
         let below = |node: &&model::Node| {
             let file = node.driver.file();
             file.and_then(|name| self.model.node(name))

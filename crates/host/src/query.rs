@@ -71,8 +71,8 @@ pub struct DeviceInfo {
     pub locked: bool,
     /// Whether it stays.
     pub state: DeviceState,
-    /// An error has stopped it: what has failed waits to be repeated.
-    pub stopped: bool,
+    /// Whether an error has stopped it: then what has failed waits to be repeated.
+    pub io_status: IoStatus,
     /// What was done with the node that it shows, through all its paths.
     pub stats: BlockStats,
     /// What was done since it is there, through all its paths, and how long it took.
@@ -91,6 +91,29 @@ pub enum DeviceState {
     Running,
     /// It is being removed: its last commands end.
     Leaving,
+}
+
+/// Whether operations have failed and wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IoStatus {
+    /// None.
+    #[default]
+    Ok,
+    /// For some reason.
+    Failed,
+    /// For want of space.
+    NoSpace,
+}
+
+impl From<lunar_block::IoStatus> for IoStatus {
+    fn from(status: lunar_block::IoStatus) -> IoStatus {
+        match status {
+            lunar_block::IoStatus::Ok => IoStatus::Ok,
+            lunar_block::IoStatus::Failed => IoStatus::Failed,
+            lunar_block::IoStatus::NoSpace => IoStatus::NoSpace,
+        }
+    }
 }
 
 /// A node.
@@ -271,7 +294,7 @@ impl Live {
             tray_open: unit.is_some_and(|unit| unit.is_tray_open()),
             locked: unit.is_some_and(|unit| unit.is_locked()),
             state: self.state(&disk.path),
-            stopped: self.units.is_stopped(&disk.node),
+            io_status: self.units.io_status(&disk.node).into(),
             activities: backend
                 .map(|backend| backend.activities())
                 .unwrap_or_default(),

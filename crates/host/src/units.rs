@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lunar_block::{Backend, Image, ThrottleGroup};
+use lunar_block::{Backend, Image, IoStatus, ThrottleGroup};
 use lunar_devices::{Disk, DiskConfig, Sidecar};
 use lunar_target::{LogicalUnit, TargetPort};
 
@@ -63,11 +63,10 @@ impl Units {
         self.made.get(node).map(|made| &made.backend)
     }
 
-    /// Whether an error has stopped the unit that shows a node.
-    pub fn is_stopped(&self, node: &str) -> bool {
-        self.made
-            .get(node)
-            .is_some_and(|made| made.backend.is_stopped())
+    /// How the unit that shows a node has fared since it last went on.
+    pub fn io_status(&self, node: &str) -> IoStatus {
+        let made = self.made.get(node);
+        made.map_or_else(IoStatus::default, |made| made.backend.io_status())
     }
 
     /// The logical unit that `disk` shows, for one path more. The first path in a port group brings the group's access

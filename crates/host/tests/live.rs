@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lunar_host::{DeviceState, End, Event, RunState, ShutdownReason};
-use lunar_initiator::{Access, Failure, Limit, Load, Waiting, response};
+use lunar_host::{DeviceState, End, Event, IoStatus, RunState, ShutdownReason};
+use lunar_initiator::{Access, Command, Data, Failure, Limit, Load, Waiting, response};
 use support::*;
 
 const REMOVED: u32 = 2;
@@ -298,6 +298,111 @@ fn a_guest_hears_of_a_new_size() {
     drop(file);
     assert_eq!(guest.event(), grown);
     assert_eq!(guest.blocks_after_attentions(0, 0), 8 * 2048);
+}
+
+#[test]
+fn a_forced_shrink_cuts_the_image_after_the_last_command_beyond_its_end() {
+    let slow = "inject-error.0.iotype=write,inject-error.0.latency-us=1000000";
+    let place = Place::new(&[CONTROLLER]);
+    let host = &place.host;
+    place.file("a.img", 4 * MIB);
+    for line in [
+        "blockdev file,node-name=f,filename=@/a.img",
+        &format!("blockdev blkdebug,node-name=b,image=f,{slow}"),
+        "device scsi-hd,drive=b,id=d0",
+    ] {
+        place.add(line).unwrap();
+    }
+    let mut guest = place.guest("s");
+    guest.attentions(0, 0);
+    let len = || std::fs::metadata(place.path("a.img")).unwrap().len();
+    let beyond = [0x2A, 0, 0, 0, 0x10, 0, 0, 0, 1, 0];
+    let command = Command::new(address(0, 0), &beyond, Data::Out(&[7; 512]));
+    let queue = guest.0.queue(0).unwrap();
+    queue.submit(&command).unwrap();
+    queue.send().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    std::thread::scope(|scope| {
+        let shrinking = scope.spawn(|| host.resize("b", MIB, true));
+        let last = 2047_u32.to_be_bytes();
+        while guest
+            .run_in(0, 0, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], 8)
+            .data[..4]
+            != last
+        {
+            std::thread::yield_now();
+        }
+        assert_eq!(len(), 4 * MIB, "the write is under way");
+        assert!(!shrinking.is_finished());
+        let refused = guest.run_in(0, 0, &[0x28, 0, 0, 0, 0x10, 0, 0, 0, 1, 0], 512);
+        assert_eq!(refused.sense_key(), Some((5, 0x21, 0)));
+        let again = host.resize("b", MIB, true).unwrap_err().line();
+        assert!(again.contains("being shrunk"), "{again}");
+        let written = guest.0.queue(0).unwrap().wait().unwrap();
+        assert!(written.response.is_good(), "{written:?}");
+        shrinking.join().unwrap().unwrap();
+    });
+    assert_eq!(len(), MIB);
+    assert_eq!(host.device("d0").unwrap().unwrap().size, MIB);
+    guest.write(0, 0, 2047, 1);
+}
+
+#[test]
+fn a_disk_whose_commands_beyond_the_new_end_do_not_end_stays_as_it_is() {
+    let place = Place::new(&[CONTROLLER]);
+    let host = &place.host;
+    place.file("a.img", 4 * MIB);
+    for line in [
+        "blockdev file,node-name=f,filename=@/a.img",
+        "blockdev blkdebug,node-name=b,image=f,inject-error.0.iotype=write,inject-error.0.errno=28,inject-error.0.once=on",
+        "device scsi-hd,drive=b,id=d0",
+    ] {
+        place.add(line).unwrap();
+    }
+    let events = host.events();
+    let mut guest = place.guest("s");
+    guest.attentions(0, 0);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            guest.write(0, 0, 4096, 7);
+            guest
+        });
+        while events.next().unwrap().event != Event::Stop {}
+        assert_eq!(
+            host.device("d0").unwrap().unwrap().io_status,
+            IoStatus::NoSpace
+        );
+        let refused = host.resize("b", MIB, true).unwrap_err().line();
+        assert!(refused.contains("do not end"), "{refused}");
+        host.resume().unwrap();
+        let mut guest = writing.join().unwrap();
+        assert_eq!(guest.blocks_after_attentions(0, 0), 4 * 2048);
+        assert_eq!(guest.read(0, 0, 4096)[0], 7);
+    });
+    assert_eq!(host.device("d0").unwrap().unwrap().io_status, IoStatus::Ok);
+    // Now nothing is in the way.
+    host.resize("b", MIB, true).unwrap();
+}
+
+#[test]
+fn a_file_is_not_cut_through_a_part_of_it() {
+    let place = Place::new(&[CONTROLLER]);
+    let host = &place.host;
+    place.file("a.img", 4 * MIB);
+    for line in [
+        "blockdev file,node-name=f,filename=@/a.img",
+        "blockdev raw,node-name=fixed,file=f,offset=1M,size=1M",
+        "blockdev raw,node-name=rest,file=f,offset=512",
+        "device scsi-hd,drive=fixed,id=d0",
+        "device scsi-hd,drive=rest,id=d1",
+    ] {
+        place.add(line).unwrap();
+    }
+    let refused = host.resize("f", MIB, true).unwrap_err().line();
+    assert!(refused.contains("\"fixed\""), "{refused}");
+    host.resize("f", 2 * MIB, true).unwrap();
+    let sizes: Vec<u64> = host.devices().iter().map(|device| device.size).collect();
+    assert_eq!(sizes, [MIB, 2 * MIB - 512]);
 }
 
 #[test]

@@ -114,6 +114,11 @@ pub struct Serve {
     #[arg(long, visible_alias = "qmp", value_name = "PLACE", value_parser = crate::monitors::place)]
     pub monitor: Vec<crate::monitors::Place>,
 
+    /// While an error stops a disk, pause its machine, through QEMU's own QMP socket (of controllers that have none of
+    /// their own)
+    #[arg(long, value_name = "PATH")]
+    pub qemu_monitor: Option<PathBuf>,
+
     /// Tell Prometheus what is going on, at http://127.0.0.1:PORT/metrics or another ADDRESS:PORT
     #[arg(long, value_name = "PORT")]
     pub metrics: Option<crate::metrics::Address>,

@@ -193,6 +193,12 @@ pub fn settings(serve: &Serve, file: Option<&File>) -> Settings {
     settings.poll_us = serve.poll_us.or(settings.poll_us);
     let metrics = serve.metrics.as_ref().map(ToString::to_string);
     settings.metrics = metrics.or(settings.metrics);
+    let machine = serve.qemu_monitor.clone();
+    let machine = machine.or_else(|| settings.qemu_monitor.as_deref().map(PathBuf::from));
+    settings.qemu_monitor = machine.map(|path| {
+        let path = std::path::absolute(&path).unwrap_or(path);
+        path.to_string_lossy().into_owned()
+    });
     settings.log = serve.log.clone().or(settings.log);
     let format = serve
         .log_format

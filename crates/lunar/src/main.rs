@@ -26,6 +26,7 @@ mod config;
 mod console;
 mod declare;
 mod log;
+mod machines;
 mod manual;
 mod metrics;
 mod monitors;

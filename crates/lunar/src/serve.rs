@@ -6,6 +6,7 @@
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::args::Serve;
 use crate::declare;
+use crate::machines::Machines;
 use crate::monitors::{self, Monitors};
 use crate::qemu::{self, Row, Served};
 use crate::{Failure, log, metrics, say, say_aside, service, warn};
@@ -52,6 +54,7 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
         .context("signals")
         .map_err(Failure::Runtime)?;
 
+    let machine = settings.qemu_monitor.as_ref().map(PathBuf::from);
     let config = Config {
         workers: WorkersConfig {
             count: settings.workers.unwrap_or(1).into(),
@@ -67,6 +70,8 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
     let metrics = metrics.map_err(Failure::Runtime)?;
     let host = Host::start(config, model).map_err(failure)?;
     let monitors = monitors.start(&host).map_err(Failure::Runtime)?;
+    let machines = Machines::start(&host, machine).context("cannot start a thread");
+    let machines = machines.map_err(Failure::Runtime)?;
     let url = metrics.as_ref().and_then(metrics::Bound::url);
     let metrics = metrics.map(|bound| bound.start(&host)).transpose();
     let metrics = metrics.map_err(Failure::Runtime)?;
@@ -86,6 +91,7 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
         .map_err(Failure::Runtime)?;
     service::stopping();
     let ended = host.shut_down(reason);
+    machines.stop();
     monitors.stop();
     if let Some(metrics) = metrics {
         metrics.stop();

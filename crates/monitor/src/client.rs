@@ -3,9 +3,10 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -17,6 +18,7 @@ const GREETING: Duration = Duration::from_secs(10);
 pub struct Client {
     stream: UnixStream,
     answers: Receiver<Value>,
+    patience: Option<Duration>,
     server: String,
 }
 
@@ -41,6 +43,9 @@ pub enum ClientError {
     /// It went away.
     #[error("the server has closed the connection")]
     Gone,
+    /// It takes its time. The session is of no use any more.
+    #[error("the server does not answer")]
+    Silent,
     /// It refuses the command, in its own words.
     #[error("{0}")]
     Refused(String),
@@ -63,14 +68,45 @@ impl Client {
         path: &Path,
         event: impl FnMut(Value) + Send + 'static,
     ) -> Result<Client, ClientError> {
-        let refused = |source| ClientError::Connect {
-            path: path.to_owned(),
-            source,
+        let stream = UnixStream::connect(path).map_err(|source| refused(path, source))?;
+        Client::begin(stream, path, None, event)
+    }
+
+    /// The same with a server that may hang: it has this long for each answer, and must have room for a client now.
+    ///
+    /// # Errors
+    /// As those of [`Client::connect`].
+    pub fn connect_within(
+        path: &Path,
+        patience: Duration,
+        event: impl FnMut(Value) + Send + 'static,
+    ) -> Result<Client, ClientError> {
+        let connect = || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            // Without waiting: a server that accepts nobody would keep us for ever.
+            rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+            let stream = UnixStream::from(socket);
+            stream.set_nonblocking(false)?;
+            stream.set_write_timeout(Some(patience))?;
+            Ok(stream)
         };
+        let stream = connect().map_err(|source| refused(path, source))?;
+        Client::begin(stream, path, Some(patience), event)
+    }
+
+    fn begin(
+        stream: UnixStream,
+        path: &Path,
+        patience: Option<Duration>,
+        event: impl FnMut(Value) + Send + 'static,
+    ) -> Result<Client, ClientError> {
+        let refused = |source| refused(path, source);
         let stranger = || ClientError::Stranger(path.to_owned());
-        let stream = UnixStream::connect(path).map_err(refused)?;
         let mut reader = BufReader::new(stream.try_clone().map_err(refused)?);
-        stream.set_read_timeout(Some(GREETING)).map_err(refused)?;
+        stream
+            .set_read_timeout(Some(patience.unwrap_or(GREETING)))
+            .map_err(refused)?;
         let mut greeting = String::new();
         reader.read_line(&mut greeting).map_err(|_| stranger())?;
         stream.set_read_timeout(None).map_err(refused)?;
@@ -90,6 +126,7 @@ impl Client {
         let mut client = Client {
             stream,
             answers,
+            patience,
             server,
         };
         client.execute::<Value>("qmp_capabilities", json!({}))?;
@@ -107,7 +144,16 @@ impl Client {
     /// The server has gone.
     pub fn ask(&mut self, message: &Value) -> Result<Value, ClientError> {
         writeln!(self.stream, "{message}").map_err(|_| ClientError::Gone)?;
-        self.answers.recv().map_err(|_| ClientError::Gone)
+        match self.patience {
+            None => self.answers.recv().map_err(|_| ClientError::Gone),
+            Some(time) => self
+                .answers
+                .recv_timeout(time)
+                .map_err(|error| match error {
+                    RecvTimeoutError::Timeout => ClientError::Silent,
+                    RecvTimeoutError::Disconnected => ClientError::Gone,
+                }),
+        }
     }
 
     /// What a command returns.
@@ -144,6 +190,13 @@ impl Client {
     /// Waits until the server closes the connection, and every event has been handed over.
     pub fn wait_for_end(&mut self) {
         while self.answers.recv().is_ok() {}
+    }
+}
+
+fn refused(path: &Path, source: std::io::Error) -> ClientError {
+    ClientError::Connect {
+        path: path.to_owned(),
+        source,
     }
 }
 

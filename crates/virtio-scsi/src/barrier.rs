@@ -6,8 +6,9 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -67,6 +68,11 @@ impl Wait {
     pub fn wait(self) {
         // There is nothing to receive: the only news is that every sender has gone.
         let _: Result<_, _> = self.0.recv();
+    }
+
+    /// Returns when that is so, or the time is over. Whether it is so.
+    pub fn wait_within(self, time: Duration) -> bool {
+        self.0.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
     }
 }
 

@@ -6,15 +6,17 @@
 //! command is started. On the way of commands that meet nobody this costs nothing: that somebody is in line moves the
 //! unit's epoch, which they look at anyway.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lunar_reactor::{Remote, Token};
-use lunar_target::{Alone, Ended, Extent, LogicalUnit, NexusId, Ticket};
+use lunar_target::{Alone, Ended, Extent, LogicalUnit, NexusId, Place, Ticket};
 
 use crate::barrier::Barrier;
 use crate::wire::CDB;
 use crate::worker::Message;
-use crate::workers::Peers;
+use crate::workers::{Peers, Workers};
 
 /// A command that waits for its turn.
 pub(crate) struct Parked {
@@ -81,6 +83,37 @@ impl Seat {
             over,
         }
         .send(peers);
+    }
+}
+
+impl Workers {
+    /// Waits until no command on any controller touches these bytes of a unit, for a limited time. If it comes to that,
+    /// none is begun while the place that is returned is kept.
+    pub fn keep_off(
+        &self,
+        unit: &Arc<dyn LogicalUnit>,
+        bytes: Range<u64>,
+        patience: Duration,
+    ) -> Option<Place> {
+        let fence = |over| Fence {
+            unit: unit.clone(),
+            extent: Some(bytes.clone()),
+            of: None,
+            in_order: false,
+            over,
+        };
+        // Commands that were looked at before now: those that are in line after this knew of whatever came before.
+        let (over, wait) = Barrier::channel();
+        fence(over).send(&self.peers);
+        let deadline = Instant::now() + patience;
+        if !wait.wait_within(patience) {
+            return None;
+        }
+        let (over, wait) = Barrier::channel();
+        let (peers, fence) = (self.peers.clone(), fence(over));
+        let place = Place::exclusive(unit, Some(bytes), move |_| fence.send(&peers));
+        let left = deadline.saturating_duration_since(Instant::now());
+        wait.wait_within(left).then_some(place)
     }
 }
 

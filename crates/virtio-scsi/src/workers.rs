@@ -68,7 +68,7 @@ impl LocalWorker {
 
 /// The data-path threads.
 pub struct Workers {
-    peers: Peers,
+    pub(crate) peers: Peers,
     threads: Mutex<Vec<Thread<Message>>>,
     count: usize,
     infos: Vec<WorkerThread>,

@@ -11,6 +11,8 @@ pub struct ControllerOptions {
     pub initiator: Option<String>,
     /// `socket=`.
     pub socket: Option<String>,
+    /// `qemu-monitor=`.
+    pub qemu_monitor: Option<String>,
     /// `num_queues=`; `None` takes the command line's default.
     pub num_queues: Option<u16>,
     /// `max_sectors=`.
@@ -35,6 +37,7 @@ impl Default for ControllerOptions {
             id: None,
             initiator: None,
             socket: None,
+            qemu_monitor: None,
             num_queues: None,
             max_sectors: 0xffff,
             cmd_per_lun: 128,
@@ -69,6 +72,12 @@ pub static CONTROLLER: &[Property<ControllerOptions>] = &[
         kind: Kind::Text(|c, v| c.socket = Some(v)),
         default: "",
         description: "path of its vhost-user socket, if not --socket-path",
+    },
+    Property {
+        name: "qemu-monitor",
+        kind: Kind::Text(|c, v| c.qemu_monitor = Some(v)),
+        default: "",
+        description: "QMP socket of its QEMU, paused while an error stops a disk, if not --qemu-monitor",
     },
     Property {
         name: "num_queues",

@@ -83,6 +83,7 @@ fn settings_are_read_from_the_front() {
             workers: Some(2),
             poll_us: Some(0),
             log: Some("info".into()),
+            qemu_monitor: None,
             log_format: Some("json".into()),
         }
     );

@@ -80,6 +80,7 @@ fn state(state: ScsiState) -> &'static str {
         ScsiState::Running => "running",
         ScsiState::Paused => "paused",
         ScsiState::Stopped => "stopped",
+        ScsiState::NoSpace => "no space",
         ScsiState::Leaving => "leaving",
     }
 }

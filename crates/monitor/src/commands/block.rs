@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lunar_host::keyval::Options;
 use lunar_host::model::Model;
-use lunar_host::{DeviceInfo, Host, NodeInfo};
+use lunar_host::{DeviceInfo, Host, IoStatus, NodeInfo};
 use serde_json::Value;
 
 use super::device::object_options;
@@ -238,9 +238,10 @@ pub fn query(host: &Arc<Host>, _: Empty) -> Result<Vec<BlockInfo>, Error> {
             .as_ref()
             .filter(|device| device.removable)
             .map(|device| device.tray_open),
-        io_status: entry.device.as_ref().map(|device| match device.stopped {
-            true => BlockDeviceIoStatus::Failed,
-            false => BlockDeviceIoStatus::Ok,
+        io_status: entry.device.as_ref().map(|device| match device.io_status {
+            IoStatus::Ok => BlockDeviceIoStatus::Ok,
+            IoStatus::Failed => BlockDeviceIoStatus::Failed,
+            IoStatus::NoSpace => BlockDeviceIoStatus::Nospace,
         }),
     };
     Ok(entries(host).into_iter().map(info).collect())

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use lunar_host::{Activities, Activity, DeviceInfo, DeviceState, Host, NodeInfo, RunState};
+use lunar_host::{
+    Activities, Activity, DeviceInfo, DeviceState, Host, IoStatus, NodeInfo, RunState,
+};
 
 use crate::Error;
 use crate::schema::{Empty, qapi};
@@ -20,6 +22,8 @@ qapi! {
         Paused = "paused",
         /// An error has stopped the disk, and its commands wait to be repeated.
         Stopped = "stopped",
+        /// The error was that there is no space left.
+        NoSpace = "no-space",
         /// It is being removed.
         Leaving = "leaving",
     }
@@ -85,11 +89,12 @@ qapi! {
 pub fn query(host: &Arc<Host>, _: Empty) -> Result<Vec<ScsiController>, Error> {
     let (devices, nodes) = (host.devices(), host.nodes());
     let paused = host.status() == RunState::Paused;
-    let state = |state: DeviceState, stopped: bool| match state {
-        DeviceState::Leaving => ScsiState::Leaving,
-        DeviceState::Running if stopped => ScsiState::Stopped,
-        DeviceState::Running if paused => ScsiState::Paused,
-        DeviceState::Running => ScsiState::Running,
+    let state = |state: DeviceState, status: IoStatus| match (state, status) {
+        (DeviceState::Leaving, _) => ScsiState::Leaving,
+        (DeviceState::Running, IoStatus::Failed) => ScsiState::Stopped,
+        (DeviceState::Running, IoStatus::NoSpace) => ScsiState::NoSpace,
+        (DeviceState::Running, IoStatus::Ok) if paused => ScsiState::Paused,
+        (DeviceState::Running, IoStatus::Ok) => ScsiState::Running,
     };
     let disk = |device: &DeviceInfo| {
         let node = nodes.iter().find(|node| node.name == device.node);
@@ -106,7 +111,7 @@ pub fn query(host: &Arc<Host>, _: Empty) -> Result<Vec<ScsiController>, Error> {
             size: device.size,
             read_only: device.read_only,
             removable: device.removable,
-            state: state(device.state, device.stopped),
+            state: state(device.state, device.io_status),
             counters: counters(&device.stats),
             latencies: latencies(&device.activities),
         }
@@ -125,7 +130,7 @@ pub fn query(host: &Arc<Host>, _: Empty) -> Result<Vec<ScsiController>, Error> {
             socket: controller.socket.map(|path| path.display().to_string()),
             queues: controller.queues,
             connected: controller.connected,
-            state: state(controller.state, false),
+            state: state(controller.state, IoStatus::Ok),
             disks,
         }
     });
