@@ -15,10 +15,11 @@ impl Live {
         self.units.backends().any(|backend| backend.is_stopped())
     }
 
-    /// Lets the disks go on that an error has stopped: what has failed is tried again. Whether there are any.
-    pub fn retry(&self) -> bool {
-        let backends = self.units.backends();
-        backends.filter(|backend| backend.resume()).count() > 0
+    /// Lets the disks go on that an error has stopped: what has failed is tried again.
+    pub fn retry(&self) {
+        for backend in self.units.backends() {
+            backend.resume();
+        }
     }
 }
 

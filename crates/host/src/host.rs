@@ -355,29 +355,30 @@ impl Host {
     /// Lets disks go on that an error has stopped, and leaves everything else as it is.
     pub fn retry(&self) {
         let live = self.lock_anyway();
-        if live.retry() {
+        if live.is_stopped_by_error() {
             self.events.publish(Event::Resume);
+            live.retry();
         }
     }
 
     fn set_run(&self, run: RunState) -> Result<(), Error> {
         let mut live = self.lock()?;
-        let retried = run == RunState::Running && live.retry();
+        if run == RunState::Running && (live.run != run || live.is_stopped_by_error()) {
+            // Before anything can go wrong again.
+            self.events.publish(Event::Resume);
+            live.retry();
+        }
         if live.run == run {
-            if retried {
-                self.events.publish(Event::Resume);
-            }
             return Ok(());
         }
         for adapter in live.adapters.values() {
             adapter.controller.set_paused(run == RunState::Paused)?;
         }
         live.run = run;
-        // Before anybody can change it again.
-        self.events.publish(match run {
-            RunState::Running => Event::Resume,
-            RunState::Paused | RunState::IoError => Event::Stop,
-        });
+        if run != RunState::Running {
+            // Before anybody can change it again.
+            self.events.publish(Event::Stop);
+        }
         Ok(())
     }
 

@@ -302,7 +302,8 @@ fn a_guest_hears_of_a_new_size() {
 
 #[test]
 fn a_forced_shrink_cuts_the_image_after_the_last_command_beyond_its_end() {
-    let slow = "inject-error.0.iotype=write,inject-error.0.latency-us=1000000";
+    let slow =
+        "inject-error.0.iotype=write,inject-error.0.errno=0,inject-error.0.latency-us=1000000";
     let place = Place::new(&[CONTROLLER]);
     let host = &place.host;
     place.file("a.img", 4 * MIB);

@@ -281,6 +281,35 @@ fn with_stop_a_qcow2_disk_loses_nothing_either() {
 }
 
 #[test]
+fn nothing_that_a_guest_does_wrong_stops_its_disk() {
+    let host = Host::start(STOP);
+    let mut guest = host.guest();
+    let [beyond, unknown] = [0x28, 0xC1].map(|opcode| [opcode, 0, 0xff, 0, 0, 0, 0, 0, 8, 0]);
+    let mut reserved_bit = read(0);
+    reserved_bit[6] = 0x80;
+    for (cdb, asc) in [
+        (beyond.to_vec(), 0x21),
+        (unknown.to_vec(), 0x20),
+        (reserved_bit, 0x24),
+    ] {
+        let refused = guest.command(0, &cdb, Data::In(BYTES));
+        assert_eq!(refused.sense_key(), Some((5, asc, 0)), "{cdb:02x?}");
+    }
+    // COMPARE AND WRITE of what is not there.
+    let mut compare = [0; 16];
+    (compare[0], compare[13]) = (0x89, 1);
+    let differs = guest.command(0, &compare, Data::Out(&[7; 1024]));
+    assert_eq!(differs.sense_key().map(|(key, ..)| key), Some(0xE));
+    // RESERVE by one who has not registered.
+    let reserve = [0x5F, 1, 5, 0, 0, 0, 0, 0, 24, 0];
+    let conflict = guest.command(0, &reserve, Data::Out(&[0; 24]));
+    assert_eq!(conflict.status, 0x18);
+    assert!(!host.policy.is_stopped());
+    assert!(host.events.try_recv().is_err(), "nobody hears of it");
+    guest.is_filled_with(0, 0);
+}
+
+#[test]
 fn with_report_the_guest_sees_the_error() {
     let host = Host::start(ErrorRules::default());
     let mut guest = host.guest();

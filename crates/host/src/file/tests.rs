@@ -69,7 +69,7 @@ fn tables_say_what_options_say() {
 #[test]
 fn settings_are_read_from_the_front() {
     let file = parse(
-        "socket-path = '/s'\nimages = ['a', 'b']\nmonitor = 'stdio'\nqueues = 4\nworkers = 2\npoll-us = 0\nlog = 'info'\nlog-format = 'json'\nmetrics = '9000'",
+        "socket-path = '/s'\nimages = ['a', 'b']\nmonitor = 'stdio'\nqemu-monitor = '/q'\nqueues = 4\nworkers = 2\npoll-us = 0\nlog = 'info'\nlog-format = 'json'\nmetrics = '9000'",
     )
     .unwrap();
     assert_eq!(
@@ -78,12 +78,12 @@ fn settings_are_read_from_the_front() {
             socket_path: Some("/s".into()),
             images: vec!["a".into(), "b".into()],
             monitor: vec!["stdio".into()],
+            qemu_monitor: Some("/q".into()),
             metrics: Some("9000".into()),
             queues: Some(4),
             workers: Some(2),
             poll_us: Some(0),
             log: Some("info".into()),
-            qemu_monitor: None,
             log_format: Some("json".into()),
         }
     );
