@@ -64,7 +64,7 @@ pub enum Command {
     /// List what is behind a vhost-user SCSI socket, as a guest would find it
     Probe(Probe),
     /// Measure how fast what is behind a vhost-user SCSI or block socket is, or verify it
-    Bench(Box<crate::bench::Bench>),
+    Bench(Box<crate::bench::Benches>),
     /// Print what makes a shell complete lunar's commands, options, disks and drives
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {

@@ -3,6 +3,7 @@
 mod args;
 mod cpu;
 mod report;
+mod suite;
 mod wanted;
 
 use std::io::{IsTerminal, Write};
@@ -16,7 +17,7 @@ use lunar_initiator::{
 
 use crate::qemu::count;
 use crate::{Failure, say};
-pub use args::Bench;
+pub use args::{Bench, Benches};
 
 /// What was measured.
 struct Measured<'a> {
@@ -45,8 +46,19 @@ const CHAIN: u16 = 3;
 /// The ring's least size, which is what guests usually have.
 const LEAST_RING: u16 = 128;
 
+/// One measurement, or the whole suite.
+pub fn run(benches: &Benches) -> Result<(), Failure> {
+    match (&benches.suite, &benches.bench) {
+        (Some(args::Which::Suite(options)), _) => suite::run(options),
+        (None, Some(bench)) => one(bench),
+        (None, None) => Err(Failure::Usage(anyhow::Error::msg(
+            "a socket, or the word suite, is missing; see lunar bench --help",
+        ))),
+    }
+}
+
 /// Connects, measures, prints.
-pub fn run(bench: &Bench) -> Result<(), Failure> {
+fn one(bench: &Bench) -> Result<(), Failure> {
     let luns = bench.luns.as_deref().map(wanted::luns).transpose();
     let luns = luns.context("--luns").map_err(Failure::Usage)?;
     let measured = measure(bench, luns)

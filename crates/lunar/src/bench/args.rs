@@ -3,13 +3,31 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 
+use super::suite::Suite;
 use super::wanted::{bytes, span};
 
 /// `lunar bench`.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Benches {
+    #[command(subcommand)]
+    pub suite: Option<Which>,
+
+    #[command(flatten)]
+    pub bench: Option<Bench>,
+}
+
+/// More than one measurement.
+#[derive(Debug, Subcommand)]
+pub enum Which {
+    /// Measure Lunar and its peers on the same files, and write a report
+    Suite(Box<Suite>),
+}
+
+/// One measurement.
+#[derive(Debug, Args)]
 pub struct Bench {
     /// The socket, which must have no other front end at the moment
     #[arg(value_name = "SOCKET")]

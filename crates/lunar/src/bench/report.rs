@@ -43,7 +43,7 @@ pub fn grouped(number: f64) -> String {
 }
 
 impl Measured<'_> {
-    fn per_request(&self, number: u64) -> f64 {
+    pub fn per_request(&self, number: u64) -> f64 {
         self.share(number, self.report.completed())
     }
 
@@ -53,7 +53,7 @@ impl Measured<'_> {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a rounded figure for people")]
-    fn cpu_us_per_request(&self, cpu: Duration) -> f64 {
+    pub fn cpu_us_per_request(&self, cpu: Duration) -> f64 {
         cpu.as_secs_f64() * 1e6 / (self.report.completed().max(1) as f64)
     }
 
@@ -103,7 +103,7 @@ impl Measured<'_> {
 }
 
 /// The name of an access, as it is written.
-fn name(rw: Rw) -> &'static str {
+pub fn name(rw: Rw) -> &'static str {
     match rw {
         Rw::Randread => "randread",
         Rw::Randwrite => "randwrite",
