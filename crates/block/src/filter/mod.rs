@@ -7,7 +7,7 @@
 //! An operation that one of these holds back keeps its token, which the filter delivers by itself when it goes on; the
 //! application's `resume` then brings it to that filter first, since it is outside of all that the token could otherwise
 //! wait for. So a token waits in one place at a time, and a filter needs a note of no others than those it holds
-//! ([`parked`]). What it holds it gives up when asked to: [`DataHandle::cancel`](crate::DataHandle::cancel).
+//! ([`parked`]). What it holds it gives up when asked to: [`DataHandle::cancel`].
 
 mod account;
 pub(crate) mod backend;
