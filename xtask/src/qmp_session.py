@@ -112,7 +112,7 @@ class Session:
         return event.get("data", {})
 
 
-DASHED = {"node_name", "query_nodes", "command_line"}
+DASHED = {"node_name", "query_nodes", "command_line", "boundaries_flush", "write_threshold"}
 GENERIC, ABSENT, UNKNOWN = "GenericError", "DeviceNotFound", "CommandNotFound"
 
 

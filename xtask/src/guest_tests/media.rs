@@ -30,7 +30,8 @@ starts_with() { [ "$(dd if=$disk bs=512 count=1 2>/dev/null | head -n 1)" = $1 ]
 [ $(cat /sys/block/$name/removable) = 1 ]
 sectors 32768
 starts_with first
-sg_start --eject $disk
+# By its other name: to open the disk itself is to lock the medium.
+sg_start --eject /dev/$(ls /sys/block/$name/device/scsi_generic)
 ! sg_turs $disk 2>/dev/null
 echo ejected
 sectors 65536
