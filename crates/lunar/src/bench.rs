@@ -18,6 +18,7 @@ use lunar_initiator::{
 use crate::qemu::count;
 use crate::{Failure, say};
 pub use args::{Bench, Benches};
+pub use report::{grouped, rate};
 
 /// What was measured.
 struct Measured<'a> {
@@ -212,8 +213,8 @@ impl Progress {
             }
             Moment::Second { elapsed, completed } => {
                 let seconds = elapsed.as_secs_f64();
-                let rate = report::rate(completed, elapsed);
-                self.show(&format!("{seconds:.0} s: {} IOPS", report::grouped(rate)));
+                let rate = rate(completed, elapsed);
+                self.show(&format!("{seconds:.0} s: {} IOPS", grouped(rate)));
             }
         }
     }

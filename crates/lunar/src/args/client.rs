@@ -39,6 +39,7 @@ pub struct Ls {
 
 const LS_EXAMPLES: &str = "\
 An address is TARGET:LUN. A controller is connected when a guest's front end is there, and waiting when not.
+IOPS are the operations per second at the moment; lunar stats counts from the beginning.
 A disk is running, paused (by lunar pause), stopped (by an error, until lunar cont), or leaving.
 
 Example:
