@@ -260,6 +260,8 @@ impl Daemon {
         let monitor = scratch.join("lunar.qmp");
         command.arg("serve").args(arguments).stdin(Stdio::null());
         command.args(["--monitor", &format!("unix:{}", path_value(&monitor))]);
+        // Not among the servers that somebody finds who works on this machine.
+        command.env("LUNAR_RUNTIME_DIR", scratch.join("run"));
         command
             .stdout(File::create(&said)?)
             .stderr(File::create(&log)?);
