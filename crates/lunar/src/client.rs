@@ -16,7 +16,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{anyhow, bail};
-use lunar_monitor::{Client, ClientError, ScsiController};
+use lunar_monitor::{Client, ClientError, ScsiController, ScsiDisk};
 use serde_json::{Value, json};
 
 use crate::args::At;
@@ -71,6 +71,14 @@ fn served(path: &Path) -> String {
 /// The controllers of a server, with their disks.
 pub fn tree(client: &mut Client) -> Result<Vec<ScsiController>, ClientError> {
     client.execute("x-lunar-scsi", json!({}))
+}
+
+/// The disk that goes by a name or is at a place in the object tree.
+fn disk<'a>(controllers: &'a [ScsiController], wanted: &str) -> Option<&'a ScsiDisk> {
+    let disks = controllers.iter().flat_map(|it| &it.disks);
+    let named = disks.filter(|disk| disk.name == wanted || disk.path == wanted);
+    // An id counts more than what is only shown as a name.
+    named.min_by_key(|disk| disk.id.is_none())
 }
 
 /// What people call a controller.

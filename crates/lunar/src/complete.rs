@@ -57,6 +57,15 @@ pub fn devices() -> Vec<CompletionCandidate> {
     })
 }
 
+/// The disks whose medium can be changed.
+pub fn trays() -> Vec<CompletionCandidate> {
+    candidates(|controller, names| {
+        for disk in controller.disks.iter().filter(|disk| disk.removable) {
+            names.insert(disk.name.clone(), disk.file.clone());
+        }
+    })
+}
+
 /// What has a size that can be changed: by the disk, its drive, or its node.
 pub fn images() -> Vec<CompletionCandidate> {
     candidates(|controller, names| {

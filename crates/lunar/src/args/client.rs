@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 use crate::client::resize::{Size, parse};
 use crate::client::throttle::{Rate, parse as rate};
-use crate::complete::{buses, devices, images, monitors};
+use crate::complete::{buses, devices, images, monitors, trays};
 
 /// Which server is meant.
 #[derive(Debug, Args)]
@@ -114,7 +114,7 @@ Example:
 #[command(after_help = INSERT_EXAMPLES)]
 pub struct Insert {
     /// The id of a removable disk, or the name of its drive
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(trays))]
     pub name: String,
 
     /// The image
@@ -151,7 +151,7 @@ Examples:
 #[command(after_help = EJECT_EXAMPLES)]
 pub struct Eject {
     /// The id of a removable disk, or the name of its drive
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCandidates::new(trays))]
     pub name: String,
 
     /// Even if the guest has locked the tray

@@ -4,7 +4,7 @@ use anyhow::Context;
 use lunar_monitor::Client;
 use serde_json::{Map, Value, json};
 
-use super::{connect, tell, tree};
+use super::{connect, disk, tell, tree};
 use crate::Failure;
 use crate::args::{Eject, Insert};
 use crate::qemu::size;
@@ -66,13 +66,9 @@ fn put_in(options: &Insert) -> anyhow::Result<()> {
 /// How the monitor is told which drive is meant: by a device, or else by the drive's own name.
 fn named(client: &mut Client, wanted: &str) -> anyhow::Result<Map<String, Value>> {
     let controllers = tree(client)?;
-    let mut disks = controllers.iter().flat_map(|it| &it.disks);
-    let device = disks.find(|disk| disk.id.as_deref() == Some(wanted) || disk.path == wanted);
-    let mut arguments = Map::new();
-    let by = match device {
-        Some(_) => "id",
-        None => "device",
+    let (by, name) = match disk(&controllers, wanted) {
+        Some(disk) => ("id", disk.id.as_ref().unwrap_or(&disk.path).as_str()),
+        None => ("device", wanted),
     };
-    arguments.insert(by.to_owned(), json!(wanted));
-    Ok(arguments)
+    Ok(Map::from_iter([(by.to_owned(), json!(name))]))
 }

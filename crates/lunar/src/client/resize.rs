@@ -5,7 +5,7 @@ use lunar_host::property;
 use lunar_monitor::Client;
 use serde_json::{Value, json};
 
-use super::{connect, tell, tree};
+use super::{connect, disk, tell, tree};
 use crate::Failure;
 use crate::args::Resize;
 use crate::qemu::size;
@@ -65,13 +65,7 @@ fn resize(options: &Resize) -> anyhow::Result<()> {
 /// The node behind the name of a disk, a drive or a node, and its size.
 fn find(client: &mut Client, wanted: &str) -> anyhow::Result<(String, u64)> {
     let controllers = tree(client)?;
-    let mut disks: Vec<_> = controllers.iter().flat_map(|it| &it.disks).collect();
-    // An id counts more than what is only shown as a name.
-    disks.sort_by_key(|disk| disk.id.is_none());
-    let named = disks
-        .iter()
-        .find(|disk| disk.name == wanted || disk.path == wanted);
-    if let Some(disk) = named {
+    if let Some(disk) = disk(&controllers, wanted) {
         return Ok((disk.node_name.clone(), disk.size));
     }
     let drives: Vec<Value> = client.execute("query-block", json!({}))?;

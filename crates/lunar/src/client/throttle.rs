@@ -5,7 +5,7 @@ use lunar_host::property;
 use lunar_monitor::Client;
 use serde_json::{Map, Value, json};
 
-use super::{connect, tell, tree};
+use super::{connect, disk, tell, tree};
 use crate::Failure;
 use crate::args::Throttle;
 use crate::qemu::size;
@@ -104,13 +104,7 @@ struct Target {
 impl Target {
     fn find(client: &mut Client, wanted: &str) -> anyhow::Result<Target> {
         let controllers = tree(client)?;
-        let mut disks: Vec<_> = controllers.iter().flat_map(|it| &it.disks).collect();
-        // An id counts more than what is only shown as a name.
-        disks.sort_by_key(|disk| disk.id.is_none());
-        let named = disks
-            .iter()
-            .find(|disk| disk.name == wanted || disk.path == wanted);
-        if let Some(disk) = named {
+        if let Some(disk) = disk(&controllers, wanted) {
             return Ok(Target {
                 key: "id",
                 value: disk.id.clone().unwrap_or_else(|| disk.path.clone()),
