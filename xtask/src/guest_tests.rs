@@ -8,10 +8,12 @@ mod cluster;
 mod conformance;
 mod data;
 mod endurance;
+mod errors;
 mod hotplug;
 mod media;
 mod multipath;
 mod paths;
+mod resize;
 mod sessions;
 mod shared;
 mod tools;
@@ -55,6 +57,10 @@ const ALL: &[Test] = tests![
     multipath::mpathpersist_registers_and_reserves_through_both_paths,
     endurance::a_reset_guest_comes_back_every_time,
     tools::sg3_utils_and_sdparm_do_what_they_say_on_raw_and_qcow2,
+    errors::a_full_file_system_delays_writes_until_there_is_room,
+    errors::faults_of_the_host_delay_reads_and_writes_until_they_are_taken_away,
+    errors::a_machine_is_paused_and_resumed_with_its_disk,
+    resize::a_mounted_file_system_grows_with_its_disk,
     boot::seabios_boots_from_a_disk_that_is_not_the_first,
     endurance::a_killed_guest_leaves_its_socket_usable,
     conformance::the_quick_suites_pass,

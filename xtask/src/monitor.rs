@@ -71,22 +71,34 @@ impl Monitor {
         self.wait_for("DEVICE_DELETED", "device", id)
     }
 
+    /// Waits for an event, forgets what came before, and returns what the event says.
+    pub fn event(&mut self, event: &str) -> Result<Value> {
+        self.find(event, |_| true)
+    }
+
     /// Waits for an event whose member has this value, and forgets what came before.
     pub fn wait_for(&mut self, event: &str, member: &str, value: &str) -> Result<()> {
+        self.find(event, |data| {
+            data.get(member).is_some_and(|found| found == value)
+        })
+        .with_context(|| value.to_owned())?;
+        Ok(())
+    }
+
+    fn find(&mut self, event: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            let message = match self.events.pop_front() {
+            let mut message = match self.events.pop_front() {
                 Some(message) => message,
-                None => self.receive().with_context(|| format!("{event} {value}"))?,
+                None => self.receive().with_context(|| event.to_owned())?,
             };
-            let data = message.pointer(&format!("/data/{member}"));
-            if message.get("event").is_some_and(|name| name == event)
-                && data.is_some_and(|data| data == value)
-            {
-                return Ok(());
+            let named = message.get("event").is_some_and(|name| name == event);
+            let data = message.get_mut("data").map(Value::take).unwrap_or_default();
+            if named && wanted(&data) {
+                return Ok(data);
             }
         }
-        bail!("no event {event} of {value} in {PATIENCE:?}")
+        bail!("no event {event} in {PATIENCE:?}")
     }
 
     fn receive(&mut self) -> Result<Value> {
