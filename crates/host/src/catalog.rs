@@ -15,7 +15,8 @@ pub use disk::{DISK, DiskOptions, MAX_LUN};
 pub use drive::{DRIVE, DriveOptions, Format};
 pub use node::{BLOCK_DRIVERS, BlockDriver, BlockKind, BlockOptions, FAULT, FaultOptions};
 pub use object::{
-    NOT_MADE, OBJECTS, Object, PLAIN_LIMITS, PlainLimits, THROTTLE_GROUP, ThrottleGroupOptions,
+    IOTHREAD, IoThreadOptions, NOT_MADE, OBJECTS, Object, ObjectKind, PLAIN_LIMITS, PlainLimits,
+    THROTTLE_GROUP, ThrottleGroupOptions,
 };
 
 /// A kind of device that `--device` makes.

@@ -134,6 +134,14 @@ pub enum Error {
     /// The threads of the data path cannot be started.
     #[error("cannot start the workers")]
     Workers(#[source] io::Error),
+    /// A thread that is an object cannot be started.
+    #[error("iothread {id}")]
+    IoThread {
+        /// Its name.
+        id: String,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// The host has been stopped.
     #[error("the server is ending")]
     Stopped,

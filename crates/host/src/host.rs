@@ -19,6 +19,7 @@ use crate::live::Live;
 use crate::model::{Address, Model, Place};
 use crate::query::{ControllerInfo, DeviceInfo, NodeInfo, RunState};
 use crate::statistics::Boundaries;
+use crate::threads::{IoThreadInfo, Threads};
 use crate::throttling::{Groups, Limited, Throttling};
 use crate::units::Units;
 use crate::{Error, Event, Subscription};
@@ -65,6 +66,7 @@ impl Host {
             images: Images::new(growth.clone(), groups.clone()),
             units: Units::new(events.clone(), groups.clone()),
             groups,
+            threads: Threads::new(&workers, config.workers.spin),
             adapters: BTreeMap::new(),
             leaving: BTreeSet::new(),
             changing: BTreeSet::new(),
@@ -254,23 +256,36 @@ impl Host {
         Ok(())
     }
 
-    /// Adds an object, as `--object` does: a throttle group. Returns its name.
+    /// Adds an object, as `--object` does: a throttle group or a thread. Returns its name.
     ///
     /// # Errors
-    /// It does not fit.
+    /// It does not fit, or cannot be made.
     pub fn add_object(&self, options: Options) -> Result<String, Error> {
         let mut live = self.lock()?;
         let id = live.model.add_object(options)?;
-        live.make_group(&id)?;
+        let made = live.make_group(&id).map_err(Error::from);
+        if let Err(error) = made.and_then(|()| live.make_thread(&id)) {
+            live.model.remove_object(&id)?;
+            return Err(error);
+        }
         Ok(id)
     }
 
-    /// Removes a throttle group.
+    /// Removes an object.
     ///
     /// # Errors
     /// It is not there, or in use.
     pub fn remove_object(&self, id: &str) -> Result<(), Error> {
-        Ok(self.lock()?.remove_group(id)?)
+        let mut live = self.lock()?;
+        if live.model.iothread(id).is_some() {
+            return Ok(live.remove_thread(id)?);
+        }
+        Ok(live.remove_group(id)?)
+    }
+
+    /// The threads that are objects, by name.
+    pub fn iothreads(&self) -> Vec<IoThreadInfo> {
+        self.lock_anyway().thread_infos()
     }
 
     /// The throttle groups that are objects, by name.

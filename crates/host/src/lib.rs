@@ -22,6 +22,7 @@
 //! [`Error`] says what is wrong and what to do. [`Error::is_usage`] tells a wrong order from a right one that failed.
 
 pub mod catalog;
+pub mod cpus;
 mod error;
 mod event;
 mod failure;
@@ -37,6 +38,7 @@ pub mod property;
 mod query;
 mod resize;
 mod statistics;
+mod threads;
 mod throttling;
 mod units;
 
@@ -53,4 +55,5 @@ pub use query::{
     BlockStats, ControllerInfo, DeviceInfo, DeviceState, IoStatus, NodeInfo, RunState,
 };
 pub use statistics::{Boundaries, HistogramOf, SetHistogram};
+pub use threads::IoThreadInfo;
 pub use throttling::{Limited, Throttling, limit_values};

@@ -14,6 +14,7 @@ use crate::host::Config;
 use crate::images::Images;
 use crate::model::{self, Address, Model, NodeDriver, Place, Socket};
 use crate::query::RunState;
+use crate::threads::Threads;
 use crate::throttling::Groups;
 use crate::units::{self, Units};
 use crate::{Error, Event, catalog};
@@ -25,6 +26,7 @@ pub(crate) struct Live {
     pub images: Images,
     pub units: Units,
     pub groups: Groups,
+    pub threads: Threads,
     /// By bus.
     pub adapters: BTreeMap<String, Adapter>,
     /// Devices that are being removed, by their place in the object tree.
@@ -47,6 +49,7 @@ pub(crate) struct Adapter {
 impl Live {
     pub fn build(&mut self, config: &Config, workers: &Arc<Workers>) -> Result<(), Error> {
         self.make_groups()?;
+        self.make_threads()?;
         let declared = self.model.controllers().iter();
         let buses: Vec<String> = declared.map(|found| found.bus.clone()).collect();
         for bus in &buses {
@@ -96,6 +99,7 @@ impl Live {
         let config = ControllerConfig {
             id: declared.name().to_owned(),
             initiator: options.initiator.clone(),
+            worker: self.threads.worker(options.iothread.as_deref()),
             request_queues: options.num_queues.unwrap_or_else(|| queues(config)),
             max_sectors: options.max_sectors,
             cmd_per_lun: options.cmd_per_lun,

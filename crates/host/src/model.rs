@@ -32,7 +32,7 @@ pub use error::{Error, Taken};
 pub(crate) use medium::Change;
 pub use medium::{Bay, Medium};
 pub use node::{Node, NodeDriver};
-pub use object::{ThrottleGroup, object};
+pub use object::{IoThread, ThrottleGroup, object};
 pub use record::{Declaration, Kind};
 pub use removal::Removed;
 
@@ -46,6 +46,7 @@ pub struct Model {
     nodes: BTreeMap<String, Node>,
     drives: BTreeMap<String, Drive>,
     groups: BTreeMap<String, ThrottleGroup>,
+    threads: BTreeMap<String, IoThread>,
     controllers: Vec<Controller>,
     /// Devices by their place in the object tree.
     devices: BTreeMap<String, Place>,
@@ -391,6 +392,9 @@ impl Model {
         if let Some(id) = &options.id {
             name::check(id)?;
             self.check_free_device_id(id)?;
+        }
+        if let Some(thread) = &options.iothread {
+            self.check_thread(thread)?;
         }
         let mut numbers: Vec<u16> = self.controllers.iter().map(|c| c.number).collect();
         numbers.sort_unstable();

@@ -25,6 +25,8 @@ pub struct ControllerInfo {
     pub socket: Option<PathBuf>,
     /// Request queues.
     pub queues: u16,
+    /// The object whose thread serves them; without one, those do that serve all controllers.
+    pub iothread: Option<String>,
     /// A front end is connected.
     pub connected: bool,
     /// Front ends that have connected so far.
@@ -242,6 +244,7 @@ impl Live {
                     _ => None,
                 },
                 queues: adapter.controller.config().request_queues,
+                iothread: declared.options.iothread.clone(),
                 connected: server.is_some_and(|server| server.is_connected()),
                 connections: server.map_or(0, |server| server.connections()),
                 devices: declared.disks.len(),

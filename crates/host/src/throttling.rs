@@ -117,14 +117,12 @@ impl Live {
         declared.try_for_each(|group| self.groups.declare(&group.id, group.limits))
     }
 
-    pub fn make_group(&mut self, id: &str) -> Result<(), model::Error> {
-        let declared = self.model.throttle_groups().find(|group| group.id == id);
-        let limits = declared.map(|group| group.limits).unwrap_or_default();
-        let made = self.groups.declare(id, limits);
-        if made.is_err() {
-            self.model.remove_object(id)?;
+    pub fn make_group(&self, id: &str) -> Result<(), model::Error> {
+        let mut declared = self.model.throttle_groups();
+        match declared.find(|group| group.id == id) {
+            Some(group) => self.groups.declare(id, group.limits),
+            None => Ok(()),
         }
-        made
     }
 
     pub fn remove_group(&mut self, id: &str) -> Result<(), model::Error> {

@@ -98,7 +98,7 @@ pub struct Serve {
     #[arg(long, value_name = "PROPERTIES")]
     pub drive: Vec<String>,
 
-    /// Declare an object that others refer to: throttle-group,id=NAME,… or JSON (help lists all)
+    /// Declare an object that others refer to: iothread,id=NAME,… or JSON (help lists all)
     #[arg(long, value_name = "PROPERTIES")]
     pub object: Vec<String>,
 

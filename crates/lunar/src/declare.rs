@@ -123,7 +123,7 @@ pub fn help(serve: &Serve) -> Result<Option<String>, Error> {
             return match (kind.option, driver) {
                 ("--object", None) => Ok(objects()),
                 ("--object", Some(name)) => model::object(&name)
-                    .map(|object| property::help(object.name, catalog::THROTTLE_GROUP))
+                    .map(catalog::Object::help)
                     .map_err(refused),
                 ("--drive", _) => Ok(property::help("--drive", catalog::DRIVE)),
                 ("--blockdev", None) => Ok(block_drivers()),

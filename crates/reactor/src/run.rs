@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_setaffinity};
+
 use crate::handle::Handle;
 use crate::remote::{Mailbox, Remote};
 use crate::ring::{Event, Ring};
@@ -24,8 +26,8 @@ pub struct Config {
     pub entries: u32,
     /// How long to look for work at most before sleeping; the loop adapts below this.
     pub spin: Duration,
-    /// The processor to stay on.
-    pub cpu: Option<usize>,
+    /// The processors to stay on; without any it runs where the system puts it.
+    pub cpus: Vec<usize>,
 }
 
 impl Default for Config {
@@ -34,7 +36,7 @@ impl Default for Config {
             name: "reactor".into(),
             entries: 256,
             spin: Duration::from_micros(32),
-            cpu: None,
+            cpus: Vec::new(),
         }
     }
 }
@@ -60,8 +62,11 @@ impl<M: Send + 'static> Thread<M> {
     }
 }
 
-/// Starts a reactor thread. `make` builds the application there; this returns when it has, or when the ring could not
-/// be set up.
+/// Starts a reactor thread. `make` builds the application there, so that what it allocates is near its processors; this
+/// returns when it has.
+///
+/// # Errors
+/// The thread could not be started or may not run on these processors, or the ring could not be set up.
 pub fn spawn<A: App>(
     config: Config,
     make: impl FnOnce(Handle) -> A + Send + 'static,
@@ -70,10 +75,8 @@ pub fn spawn<A: App>(
     let join = std::thread::Builder::new()
         .name(config.name.clone())
         .spawn(move || {
-            if let Some(cpu) = config.cpu {
-                pin(cpu);
-            }
-            match Reactor::new(config.entries, make) {
+            let reactor = pin(&config.cpus).and_then(|()| Reactor::new(config.entries, make));
+            match reactor {
                 Ok(mut reactor) => {
                     let _ = started.send(Ok(reactor.remote()));
                     reactor.run(config.spin);
@@ -92,13 +95,17 @@ pub fn spawn<A: App>(
     }
 }
 
-/// A processor that is not there leaves the thread unpinned.
-fn pin(cpu: usize) {
-    if cpu < rustix::thread::CpuSet::MAX_CPU {
-        let mut set = rustix::thread::CpuSet::new();
-        set.set(cpu);
-        let _ = rustix::thread::sched_setaffinity(None, &set);
+/// Keeps the calling thread on these processors, if there are any. The system leaves out what is not there, and refuses
+/// when nothing is left.
+fn pin(cpus: &[usize]) -> std::io::Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
     }
+    let mut set = CpuSet::new();
+    for &cpu in cpus.iter().filter(|cpu| **cpu < CpuSet::MAX_CPU) {
+        set.set(cpu);
+    }
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 /// Refuses messages once the reactor is gone, however it ended: whoever waits for an answer then learns it.

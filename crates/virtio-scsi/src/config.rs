@@ -1,6 +1,6 @@
 //! The configuration space (VS-002..VS-007).
 
-use crate::Error;
+use crate::{Error, WorkerId};
 
 /// Bytes in the configuration space.
 pub(crate) const CONFIG_SIZE: usize = 36;
@@ -23,6 +23,8 @@ pub struct ControllerConfig {
     pub id: String,
     /// The name of its initiator port, by which reservations know the guest; the same at every start. `None` takes `id`.
     pub initiator: Option<String>,
+    /// The worker of all its queues. `None` spreads them over those that serve all controllers.
+    pub worker: Option<WorkerId>,
     /// Request queues (the control and event queues come on top).
     pub request_queues: u16,
     /// Largest transfer in units of 512 bytes, a hint to the driver.
@@ -45,6 +47,7 @@ impl Default for ControllerConfig {
         ControllerConfig {
             id: "scsi0".into(),
             initiator: None,
+            worker: None,
             request_queues: 1,
             max_sectors: 0xFFFF,
             cmd_per_lun: 128,

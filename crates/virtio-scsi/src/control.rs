@@ -225,10 +225,7 @@ impl Asker<'_> {
         fate: Fate,
         result: impl FnOnce() -> Response + Send + 'static,
     ) {
-        let Some(peers) = self.peers.get() else {
-            return;
-        };
-        let Some(home) = peers.get(self.home).cloned() else {
+        let Some(home) = self.peers.get(self.home) else {
             return;
         };
         let (ring, slot) = (self.ring, self.slot);

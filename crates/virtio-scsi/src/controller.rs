@@ -16,6 +16,7 @@ use crate::queue::{CONTROL_QUEUE, EVENT_QUEUE, FIRST_REQUEST_QUEUE};
 use crate::ring::{Descriptor, RingSetup};
 use crate::wire::Event;
 use crate::worker::{Attach, Message, Start};
+use crate::workers::WorkerId;
 use crate::{Error, Features, Workers};
 
 /// VIRTIO limits queue indices to 16 bits, drivers and front ends to much less.
@@ -75,7 +76,11 @@ impl Controller {
             });
         }
         let requests: Vec<usize> = (0..config.request_queues)
-            .map(|_| workers.place())
+            .map(|_| {
+                config
+                    .worker
+                    .map_or_else(|| workers.place(), |WorkerId(worker)| worker)
+            })
             .collect();
         // The control and event queues have too little to do to count as load.
         let home = requests.first().copied().unwrap_or(0);

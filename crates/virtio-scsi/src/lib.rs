@@ -1,7 +1,7 @@
 //! The virtio-scsi device: control, event and request queues.
 //!
 //! A [`Controller`] is one virtio-scsi device: a nexus, a map of logical units, and rings that a driver has set up.
-//! [`Workers`] are the process's reactors, over which the rings of all controllers are spread. Transports (vhost-user
+//! [`Workers`] are the process's reactors, over which the rings of controllers are spread, or of which a controller has one for all its rings. Transports (vhost-user
 //! now, vfio-user later) drive a controller through this interface alone; they know rings and features, and nothing of
 //! SCSI.
 //!
@@ -47,7 +47,7 @@ pub use features::Features;
 pub use lunar_target::{LogicalUnit, NexusId, TargetPort};
 pub use lunar_virtqueue::GuestMemory;
 pub use ring::RingSetup;
-pub use workers::{LocalWorker, WorkerThread, Workers, WorkersConfig};
+pub use workers::{LocalWorker, WorkerConfig, WorkerId, WorkerThread, Workers, WorkersConfig};
 
 /// Why a controller cannot do what a transport or a user asks.
 #[derive(Debug, thiserror::Error)]

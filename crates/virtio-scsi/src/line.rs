@@ -41,9 +41,9 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// `None` while the workers are being started; there are no commands then.
+    /// `None` while the worker is being started; it has no commands then.
     pub fn new(peers: &Peers, home: usize, token: Token) -> Option<Seat> {
-        let home = peers.get()?.get(home)?.clone();
+        let home = peers.get(home)?;
         Some(Seat { home, token })
     }
 
@@ -133,7 +133,7 @@ pub(crate) struct Fence {
 impl Fence {
     /// Lets every worker look through its slots.
     pub fn send(self, peers: &Peers) {
-        for peer in peers.get().into_iter().flatten() {
+        for peer in peers.all() {
             // A worker that has gone has no commands.
             peer.send(Message::Fence(self.clone()));
         }

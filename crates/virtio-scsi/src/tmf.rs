@@ -61,7 +61,7 @@ pub(crate) struct Function {
 impl Function {
     /// Lets every worker do what it does; `done` is over when all commands are that it ends.
     pub fn send(&self, peers: &Peers, done: &Barrier) {
-        for peer in peers.get().into_iter().flatten() {
+        for peer in peers.all() {
             // A worker that has gone has no commands.
             peer.send(Message::Manage {
                 function: self.clone(),

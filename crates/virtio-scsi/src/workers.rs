@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use lunar_reactor::{Config, Reactor, Remote, Thread, spawn};
@@ -11,7 +11,7 @@ use lunar_target::NexusId;
 use crate::Error;
 use crate::worker::{Message, Worker};
 
-/// How the data-path threads are set up.
+/// How the data-path threads are set up that serve all controllers.
 #[derive(Clone, Debug)]
 pub struct WorkersConfig {
     /// Threads, at least one.
@@ -32,11 +32,52 @@ impl Default for WorkersConfig {
     }
 }
 
+/// How a data-path thread is set up that serves the controllers that ask for it.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Its name.
+    pub name: String,
+    /// How long it looks for work before it sleeps.
+    pub spin: Duration,
+    /// The CPUs that it stays on; without any it runs anywhere.
+    pub cpus: Vec<usize>,
+}
+
+/// Names a data-path thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerId(pub(crate) usize);
+
 /// Submission queue entries of each thread's ring.
 const RING_ENTRIES: u32 = 512;
 
-/// How workers reach each other. Empty until all of them run.
-pub(crate) type Peers = Arc<OnceLock<Vec<Remote<Message>>>>;
+/// How workers reach each other, by their numbers. A number is free when its worker has gone.
+#[derive(Clone, Default)]
+pub(crate) struct Peers(Arc<RwLock<Vec<Option<Remote<Message>>>>>);
+
+impl Peers {
+    /// One of them.
+    pub fn get(&self, number: usize) -> Option<Remote<Message>> {
+        let peers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        peers.get(number).cloned().flatten()
+    }
+
+    /// All that there are.
+    pub fn all(&self) -> Vec<Remote<Message>> {
+        // A message that nobody takes may tell others that it is over, so no lock is held when one is sent.
+        let peers = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        peers.iter().flatten().cloned().collect()
+    }
+
+    fn set(&self, number: usize, remote: Option<Remote<Message>>) {
+        let mut peers = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if number >= peers.len() {
+            peers.resize_with(number + 1, || None);
+        }
+        if let Some(peer) = peers.get_mut(number) {
+            *peer = remote;
+        }
+    }
+}
 
 /// A data-path thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,77 +107,57 @@ impl LocalWorker {
     }
 }
 
-/// The data-path threads.
+/// The data-path threads: some that serve all controllers, from the start to the end, and others that come and go and
+/// serve those controllers that ask for them.
 pub struct Workers {
     pub(crate) peers: Peers,
-    threads: Mutex<Vec<Thread<Message>>>,
-    count: usize,
-    infos: Vec<WorkerThread>,
+    /// By number.
+    threads: Mutex<Vec<Option<Running>>>,
+    /// The first so many serve all controllers.
+    common: usize,
     /// Where the next queue goes.
     place: AtomicUsize,
     nexus: AtomicU32,
 }
 
+struct Running {
+    thread: Thread<Message>,
+    info: WorkerThread,
+}
+
 impl fmt::Debug for Workers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Workers")
-            .field("count", &self.count)
+            .field("threads", &self.threads())
             .finish_non_exhaustive()
     }
 }
 
 impl Workers {
-    /// Starts the threads.
+    /// Starts the threads that serve all controllers.
+    ///
+    /// # Errors
+    /// One of them cannot be started, or not on its CPU. None is left then.
     pub fn start(config: WorkersConfig) -> std::io::Result<Arc<Workers>> {
-        let peers = Peers::default();
-        let count = config.count.max(1);
-        let mut threads: Vec<Thread<Message>> = Vec::with_capacity(count);
-        let mut infos = Vec::with_capacity(count);
-        for index in 0..count {
-            let name = format!("lunar-worker{index}");
-            let id = Arc::new(AtomicI32::new(0));
-            infos.push((name.clone(), Arc::clone(&id)));
-            let setup = Config {
-                name,
-                entries: RING_ENTRIES,
+        let workers = Arc::new(Workers::new(config.count.max(1)));
+        for number in 0..workers.common {
+            workers.add(WorkerConfig {
+                name: format!("lunar-worker{number}"),
                 spin: config.spin,
-                cpu: config.cpus.get(index).copied(),
-            };
-            let peers = peers.clone();
-            let make = move |reactor| {
-                let own = rustix::thread::gettid().as_raw_nonzero().get();
-                id.store(own, Ordering::Relaxed);
-                Worker::new(reactor, index, peers)
-            };
-            match spawn(setup, make) {
-                Ok(thread) => threads.push(thread),
-                Err(error) => {
-                    join(threads);
-                    return Err(error);
-                }
-            }
+                cpus: config.cpus.get(number).copied().into_iter().collect(),
+            })?;
         }
-        peers.get_or_init(|| {
-            threads
-                .iter()
-                .map(|thread| thread.remote().clone())
-                .collect()
-        });
-        Ok(Arc::new(Workers {
-            peers,
-            threads: Mutex::new(threads),
-            count,
-            infos: infos
-                .into_iter()
-                .map(|(name, id)| WorkerThread {
-                    name,
-                    id: id.load(Ordering::Relaxed),
-                    spin: config.spin,
-                })
-                .collect(),
+        Ok(workers)
+    }
+
+    fn new(common: usize) -> Workers {
+        Workers {
+            peers: Peers::default(),
+            threads: Mutex::default(),
+            common,
             place: AtomicUsize::new(0),
             nexus: AtomicU32::new(1),
-        }))
+        }
     }
 
     /// One worker without a thread: the caller's own takes its turns.
@@ -144,36 +165,81 @@ impl Workers {
     /// # Errors
     /// The worker's ring could not be set up.
     pub fn on_this_thread() -> std::io::Result<(Arc<Workers>, LocalWorker)> {
-        let peers = Peers::default();
-        let of_worker = peers.clone();
-        let reactor = Reactor::new(RING_ENTRIES, |handle| Worker::new(handle, 0, of_worker))?;
-        peers.get_or_init(|| vec![reactor.remote()]);
-        let workers = Workers {
-            peers,
-            threads: Mutex::default(),
-            count: 1,
-            infos: Vec::new(),
-            place: AtomicUsize::new(0),
-            nexus: AtomicU32::new(1),
-        };
+        let workers = Workers::new(1);
+        let peers = workers.peers.clone();
+        let reactor = Reactor::new(RING_ENTRIES, |handle| Worker::new(handle, 0, peers))?;
+        workers.peers.set(0, Some(reactor.remote()));
         Ok((Arc::new(workers), LocalWorker(reactor)))
     }
 
-    /// The threads, as they were started.
+    /// Starts one more thread, for those controllers that ask for it.
+    ///
+    /// # Errors
+    /// It cannot be started, or not on these CPUs.
+    pub fn add(&self, config: WorkerConfig) -> std::io::Result<WorkerId> {
+        let mut threads = self.lock();
+        let free = threads.iter().position(Option::is_none);
+        let number = free.unwrap_or(threads.len());
+        let id = Arc::new(AtomicI32::new(0));
+        let setup = Config {
+            name: config.name.clone(),
+            entries: RING_ENTRIES,
+            spin: config.spin,
+            cpus: config.cpus,
+        };
+        let (peers, its) = (self.peers.clone(), Arc::clone(&id));
+        let thread = spawn(setup, move |reactor| {
+            let own = rustix::thread::gettid().as_raw_nonzero().get();
+            its.store(own, Ordering::Relaxed);
+            Worker::new(reactor, number, peers)
+        })?;
+        self.peers.set(number, Some(thread.remote().clone()));
+        let info = WorkerThread {
+            name: config.name,
+            id: id.load(Ordering::Relaxed),
+            spin: config.spin,
+        };
+        let running = Some(Running { thread, info });
+        match threads.get_mut(number) {
+            Some(place) => *place = running,
+            None => threads.push(running),
+        }
+        Ok(WorkerId(number))
+    }
+
+    /// Ends a thread that [`Workers::add`] started, after what it has in flight has completed. Controllers that have
+    /// queues there stay, without a data path.
+    pub fn remove(&self, worker: WorkerId) {
+        let WorkerId(number) = worker;
+        let running = self.lock().get_mut(number).and_then(Option::take);
+        if let Some(running) = running {
+            self.peers.set(number, None);
+            running.thread.stop();
+        }
+    }
+
+    /// The threads that there are.
     pub fn threads(&self) -> Vec<WorkerThread> {
-        self.infos.clone()
+        let threads = self.lock();
+        let running = threads.iter().flatten();
+        running.map(|running| running.info.clone()).collect()
     }
 
     /// Ends the threads, after what they have in flight has completed. Controllers stay, without a data path.
     pub fn stop(&self) {
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        join(threads);
+        let threads = std::mem::take(&mut *self.lock());
+        for running in threads.into_iter().flatten() {
+            running.thread.stop();
+        }
     }
 
-    /// The worker for one more queue: round robin.
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<Running>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The worker for one more queue of a controller that does not say: round robin.
     pub(crate) fn place(&self) -> usize {
-        self.place.fetch_add(1, Ordering::Relaxed) % self.count
+        self.place.fetch_add(1, Ordering::Relaxed) % self.common
     }
 
     /// A nexus that no other controller of the process has had.
@@ -183,17 +249,14 @@ impl Workers {
 
     /// Sends a message to one worker.
     pub(crate) fn send(&self, worker: usize, message: Message) -> Result<(), Error> {
-        let remote = self.peers.get().and_then(|peers| peers.get(worker));
-        match remote.is_some_and(|remote| remote.send(message)) {
+        let sent = self
+            .peers
+            .get(worker)
+            .is_some_and(|remote| remote.send(message));
+        match sent {
             true => Ok(()),
             false => Err(Error::Stopped),
         }
-    }
-}
-
-fn join(threads: Vec<Thread<Message>>) {
-    for thread in threads {
-        thread.stop();
     }
 }
 

@@ -13,6 +13,8 @@ pub struct ControllerOptions {
     pub socket: Option<String>,
     /// `qemu-monitor=`.
     pub qemu_monitor: Option<String>,
+    /// `iothread=`; `None` spreads its queues over the threads that serve all controllers.
+    pub iothread: Option<String>,
     /// `num_queues=`; `None` takes the command line's default.
     pub num_queues: Option<u16>,
     /// `max_sectors=`.
@@ -38,6 +40,7 @@ impl Default for ControllerOptions {
             initiator: None,
             socket: None,
             qemu_monitor: None,
+            iothread: None,
             num_queues: None,
             max_sectors: 0xffff,
             cmd_per_lun: 128,
@@ -78,6 +81,12 @@ pub static CONTROLLER: &[Property<ControllerOptions>] = &[
         kind: Kind::Text(|c, v| c.qemu_monitor = Some(v)),
         default: "",
         description: "QMP socket of its QEMU, paused while an error stops a disk, if not --qemu-monitor",
+    },
+    Property {
+        name: "iothread",
+        kind: Kind::Text(|c, v| c.iothread = Some(v)),
+        default: "",
+        description: "the object whose thread serves all its queues, if not those of --workers",
     },
     Property {
         name: "num_queues",

@@ -1,9 +1,21 @@
 //! `--object`.
 
+use std::time::Duration;
+
 use lunar_block::Limits;
 
 use super::limits::limits;
-use crate::property::{Kind, Property};
+use crate::file::MAX_POLL_US;
+use crate::property::{self, Kind, Property};
+
+/// A kind of object that `--object` makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// A thread of the data path.
+    IoThread,
+    /// Limits with a name.
+    ThrottleGroup,
+}
 
 /// An object that is neither a device nor a node.
 #[derive(Debug)]
@@ -12,20 +24,36 @@ pub struct Object {
     pub name: &'static str,
     /// One line for people.
     pub description: &'static str,
+    /// What it is.
+    pub kind: ObjectKind,
+}
+
+impl Object {
+    /// Its properties, for people.
+    pub fn help(&self) -> String {
+        match self.kind {
+            ObjectKind::IoThread => property::help(self.name, &[IOTHREAD]),
+            ObjectKind::ThrottleGroup => property::help(self.name, THROTTLE_GROUP),
+        }
+    }
 }
 
 /// The objects.
-pub static OBJECTS: &[Object] = &[Object {
-    name: "throttle-group",
-    description: "limits that drives and throttle nodes share",
-}];
+pub static OBJECTS: &[Object] = &[
+    Object {
+        name: "iothread",
+        description: "a thread for the controllers that name it",
+        kind: ObjectKind::IoThread,
+    },
+    Object {
+        name: "throttle-group",
+        description: "limits that drives and throttle nodes share",
+        kind: ObjectKind::ThrottleGroup,
+    },
+];
 
 /// QEMU's objects that are of no use here, and what there is instead.
 pub static NOT_MADE: &[(&str, &str)] = &[
-    (
-        "iothread",
-        "the threads of the data path are there from the start, and serve all controllers: --workers says how many",
-    ),
     (
         "memory-backend-memfd",
         "the guest's memory is QEMU's to make: leave this object there",
@@ -34,6 +62,41 @@ pub static NOT_MADE: &[(&str, &str)] = &[
         "memory-backend-file",
         "the guest's memory is QEMU's to make: leave this object there",
     ),
+];
+
+/// A thread as declared.
+#[derive(Clone, Debug, Default)]
+pub struct IoThreadOptions {
+    /// `id=`.
+    pub id: Option<String>,
+    /// `poll-max-ns=`; `None` takes the command line's default.
+    pub poll: Option<Duration>,
+    /// `cpus=`.
+    pub cpus: Option<String>,
+}
+
+/// The properties of an iothread.
+pub static IOTHREAD: &[Property<IoThreadOptions>] = &[
+    Property {
+        name: "id",
+        kind: Kind::Text(|t, v| t.id = Some(v)),
+        default: "",
+        description: "name, for iothread= of a controller",
+    },
+    Property {
+        name: "poll-max-ns",
+        kind: Kind::U64(0..=MAX_POLL_US as u64 * 1000, |t, v| {
+            t.poll = Some(Duration::from_nanos(v));
+        }),
+        default: "",
+        description: "how long it looks for work before it sleeps, if not --poll-us",
+    },
+    Property {
+        name: "cpus",
+        kind: Kind::Text(|t, v| t.cpus = Some(v)),
+        default: "",
+        description: "CPUs that it stays on, such as 0-3,,8",
+    },
 ];
 
 /// A throttle group as declared.

@@ -114,6 +114,7 @@ fn is_text(key: &str) -> bool {
         || texts(&[catalog::CONTROLLER], key)
         || texts(&[catalog::DISK], key)
         || texts(catalog::THROTTLE_GROUP, key)
+        || texts(&[catalog::IOTHREAD], key)
         || texts(catalog::DRIVE, key)
         || catalog::BLOCK_DRIVERS
             .iter()

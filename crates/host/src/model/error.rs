@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Address;
-use crate::{keyval, property};
+use crate::{cpus, keyval, property};
 
 /// A declaration that does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +42,10 @@ pub enum Error {
         name: &'static str,
         instead: &'static str,
     },
+    #[error("iothread {0:?} does not exist; declare it first with --object iothread")]
+    NoSuchThread(String),
+    #[error("cpus: {0}")]
+    Cpus(#[from] cpus::Error),
     #[error("throttle group {0:?} does not exist; declare it first with --object throttle-group")]
     NoSuchGroup(String),
     #[error("{node:?}: {what}")]

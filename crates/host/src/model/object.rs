@@ -1,9 +1,12 @@
-//! Objects that are neither devices nor nodes: throttle groups.
+//! Objects that are neither devices nor nodes: throttle groups and threads.
+
+use std::time::Duration;
 
 use lunar_block::Limits;
 
 use super::{Error, Model, NodeDriver, Taken, name, record};
-use crate::catalog::{self, ThrottleGroupOptions};
+use crate::catalog::{self, IoThreadOptions, ObjectKind, ThrottleGroupOptions};
+use crate::cpus::Cpus;
 use crate::keyval::Options;
 use crate::property;
 
@@ -16,57 +19,112 @@ pub struct ThrottleGroup {
     pub limits: Limits,
 }
 
+/// A thread for the controllers that name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IoThread {
+    /// Its name.
+    pub id: String,
+    /// How long it looks for work before it sleeps, if that is said.
+    pub poll: Option<Duration>,
+    /// The processors that it stays on; none are any.
+    pub cpus: Cpus,
+}
+
 impl Model {
     /// The throttle groups, by name.
     pub fn throttle_groups(&self) -> impl Iterator<Item = &ThrottleGroup> {
         self.groups.values()
     }
 
-    /// `--object`: declares a throttle group. Returns its name.
+    /// The threads that are objects, by name.
+    pub fn iothreads(&self) -> impl Iterator<Item = &IoThread> {
+        self.threads.values()
+    }
+
+    /// A thread by its name.
+    pub fn iothread(&self, id: &str) -> Option<&IoThread> {
+        self.threads.get(id)
+    }
+
+    /// `--object`: declares a throttle group or a thread. Returns its name.
     pub fn add_object(&mut self, mut options: Options) -> Result<String, Error> {
         let kind = options.take("qom-type");
         let kind = kind.ok_or(Error::Missing("the object's type"))?;
-        object(&kind)?;
-        let mut group = ThrottleGroupOptions::default();
-        property::apply(&mut group, &kind, &options, catalog::THROTTLE_GROUP)?;
-        let ThrottleGroupOptions { id, limits } = group;
+        match object(&kind)?.kind {
+            ObjectKind::ThrottleGroup => {
+                let mut group = ThrottleGroupOptions::default();
+                property::apply(&mut group, &kind, &options, catalog::THROTTLE_GROUP)?;
+                let ThrottleGroupOptions { id, limits } = group;
+                let id = self.new_object(id)?;
+                limits.check().map_err(Error::Filter)?;
+                let group = ThrottleGroup {
+                    id: id.clone(),
+                    limits,
+                };
+                self.groups.insert(id.clone(), group);
+                Ok(id)
+            }
+            ObjectKind::IoThread => {
+                let mut thread = IoThreadOptions::default();
+                property::apply(&mut thread, &kind, &options, &[catalog::IOTHREAD])?;
+                let id = self.new_object(thread.id)?;
+                let cpus = thread.cpus.as_deref().map(str::parse).transpose()?;
+                let thread = IoThread {
+                    id: id.clone(),
+                    poll: thread.poll,
+                    cpus: cpus.unwrap_or_default(),
+                };
+                self.threads.insert(id.clone(), thread);
+                Ok(id)
+            }
+        }
+    }
+
+    /// A name for an object that no other has.
+    fn new_object(&self, id: Option<String>) -> Result<String, Error> {
         let id = id.ok_or(Error::Missing("id=NAME"))?;
         name::check(&id)?;
-        if self.groups.contains_key(&id) {
+        if self.has_object(&id) {
             let taken = Taken::Object;
             return Err(Error::DuplicateId { id, taken });
         }
-        limits.check().map_err(Error::Filter)?;
-        let group = ThrottleGroup {
-            id: id.clone(),
-            limits,
-        };
-        self.groups.insert(id.clone(), group);
         Ok(id)
     }
 
-    /// Takes a throttle group away that nothing uses.
+    fn has_object(&self, id: &str) -> bool {
+        self.groups.contains_key(id) || self.threads.contains_key(id)
+    }
+
+    /// Takes an object away that nothing uses.
     ///
     /// # Errors
     /// It is not there or in use.
     pub fn remove_object(&mut self, id: &str) -> Result<(), Error> {
         self.check_unused_object(id)?;
         self.groups.remove(id);
+        self.threads.remove(id);
         Ok(())
     }
 
     pub(crate) fn check_unused_object(&self, id: &str) -> Result<(), Error> {
-        if !self.groups.contains_key(id) {
+        if !self.has_object(id) {
             return Err(Error::Absent {
                 what: Taken::Object,
                 name: id.to_owned(),
             });
         }
-        if let Some(by) = self.user_of_group(id) {
+        if let Some(by) = self.user_of_group(id).or_else(|| self.user_of_thread(id)) {
             let name = id.to_owned();
             return Err(Error::StillUsed { name, by });
         }
         Ok(())
+    }
+
+    /// A controller whose queues are on this thread.
+    fn user_of_thread(&self, id: &str) -> Option<String> {
+        let mut controllers = self.controllers().iter();
+        let user = controllers.find(|found| found.options.iothread.as_deref() == Some(id));
+        user.map(|controller| format!("controller {}", controller.name()))
     }
 
     /// A node or drive that is limited by this group.
@@ -100,6 +158,13 @@ impl Model {
             }
             drive.limits = limits;
             drive.throttle_group = group;
+        }
+    }
+
+    pub(super) fn check_thread(&self, id: &str) -> Result<(), Error> {
+        match self.threads.contains_key(id) {
+            true => Ok(()),
+            false => Err(Error::NoSuchThread(id.to_owned())),
         }
     }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use lunar_block::Limits;
 
-use super::{Controller, Drive, Model, Node, Socket, ThrottleGroup, absolute};
+use super::{Controller, Drive, IoThread, Model, Node, Socket, ThrottleGroup, absolute};
 use crate::keyval::Options;
 use crate::throttling::limit_values;
 
@@ -85,7 +85,10 @@ impl Model {
         let drives = drives.map(|drive| (Kind::Drive, drive.record.order, of_drive(drive)));
         let groups = self.groups.values();
         let groups = groups.map(|group| (Kind::Object, 0, of_group(group)));
-        let mut all: Vec<_> = groups.chain(nodes).chain(drives).collect();
+        let threads = self.threads.values();
+        let threads = threads.map(|thread| (Kind::Object, 0, of_thread(thread)));
+        let objects = groups.chain(threads);
+        let mut all: Vec<_> = objects.chain(nodes).chain(drives).collect();
         let mut unnamed = 0;
         for (number, controller) in (1..).zip(&self.controllers) {
             // The name and the number that it will have.
@@ -148,6 +151,23 @@ fn of_group(group: &ThrottleGroup) -> Declaration {
     options.set("qom-type", "throttle-group");
     options.set("id", &group.id);
     set_limits(&mut options, "limits", group.limits);
+    Declaration {
+        kind: Kind::Object,
+        options,
+        node: None,
+    }
+}
+
+fn of_thread(thread: &IoThread) -> Declaration {
+    let mut options = Options::default();
+    options.set("qom-type", "iothread");
+    options.set("id", &thread.id);
+    if let Some(poll) = thread.poll {
+        options.set("poll-max-ns", &poll.as_nanos().to_string());
+    }
+    if !thread.cpus.is_empty() {
+        options.set("cpus", &thread.cpus.to_string());
+    }
     Declaration {
         kind: Kind::Object,
         options,

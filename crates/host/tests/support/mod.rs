@@ -7,7 +7,7 @@ use std::process::Command as Process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lunar_host::keyval::{BLOCKDEV, DEVICE, DRIVE, Options};
+use lunar_host::keyval::{BLOCKDEV, DEVICE, DRIVE, OBJECT, Options};
 use lunar_host::model::Model;
 use lunar_host::{Config, Event, Host, NodeInfo, ShutdownReason};
 use lunar_initiator::{Address, Command, Data, Error, Initiator, Response};
@@ -32,6 +32,7 @@ impl Place {
             match kind {
                 "drive" => model.add_drive(options, line).map(drop).unwrap(),
                 "blockdev" => model.add_blockdev(options, line).map(drop).unwrap(),
+                "object" => model.add_object(options).map(drop).unwrap(),
                 _ => model.add_device(options, line).map(drop).unwrap(),
             }
         }
@@ -54,6 +55,7 @@ impl Place {
         let added = match kind {
             "drive" => self.host.add_drive(options, line),
             "blockdev" => self.host.add_blockdev(options, line),
+            "object" => self.host.add_object(options),
             _ => self.host.add_device(options, line),
         };
         added.map_err(|error| error.line())
@@ -100,6 +102,7 @@ fn parse<'a>(directory: &TempDir, line: &'a str) -> (&'a str, Options) {
     let syntax = match kind {
         "drive" => DRIVE,
         "blockdev" => BLOCKDEV,
+        "object" => OBJECT,
         "device" => DEVICE,
         other => panic!("{other}"),
     };

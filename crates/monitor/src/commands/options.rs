@@ -169,6 +169,8 @@ pub fn object() -> Definition {
                 member("qom-type", Type::Str, false),
                 member("id", Type::Str, false),
                 member("limits", Type::Named(limits), true),
+                member("poll-max-ns", u64::describe(), true),
+                member("cpus", Type::Str, true),
             ],
             variants: None,
             open: true,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lunar_host::{ControllerInfo, DeviceInfo, Host, Throttling, limit_values};
+use lunar_host::{ControllerInfo, DeviceInfo, Host, IoThreadInfo, Throttling, limit_values};
 use serde_json::{Value, json};
 
 use super::device::ObjectPropertyInfo;
@@ -46,6 +46,13 @@ const CONTROLLER: &[Row<ControllerInfo>] = &[
     ("num_queues", "uint32", |controller| {
         json!(controller.queues)
     }),
+    ("iothread", "link<iothread>", |controller| {
+        let path = controller
+            .iothread
+            .as_ref()
+            .map(|id| format!("{OBJECTS}/{id}"));
+        json!(path.unwrap_or_default())
+    }),
     ("socket", "str", |controller| {
         json!(
             controller
@@ -64,6 +71,14 @@ const THROTTLE_GROUP: &[Row<Throttling>] = &[
     }),
 ];
 
+const IOTHREAD: &[Row<IoThreadInfo>] = &[
+    ("type", "string", |_| json!("iothread")),
+    ("poll-max-ns", "int", |thread| {
+        json!(u64::try_from(thread.poll.as_nanos()).unwrap_or(u64::MAX))
+    }),
+    ("cpus", "str", |thread| json!(thread.cpus.to_string())),
+];
+
 /// The directories of the tree, each with its place in the one above.
 const ROOT: &str = "/";
 const MACHINE: &str = "/machine";
@@ -77,6 +92,7 @@ enum Object {
     Disk(Box<DeviceInfo>),
     Controller(Box<ControllerInfo>),
     ThrottleGroup(Throttling),
+    IoThread(IoThreadInfo),
 }
 
 /// `qom-list`.
@@ -107,6 +123,10 @@ pub fn list(host: &Arc<Host>, arguments: Path) -> Result<Vec<ObjectPropertyInfo>
             .iter()
             .map(|(name, kind, _)| property(name, kind))
             .collect(),
+        Object::IoThread(_) => IOTHREAD
+            .iter()
+            .map(|(name, kind, _)| property(name, kind))
+            .collect(),
     })
 }
 
@@ -133,6 +153,7 @@ pub fn get(host: &Arc<Host>, arguments: PathProperty) -> Result<Value, Error> {
             ("virtio-scsi-pci", read(CONTROLLER, &*controller, &property))
         }
         Object::ThrottleGroup(group) => ("throttle-group", read(THROTTLE_GROUP, &group, &property)),
+        Object::IoThread(thread) => ("iothread", read(IOTHREAD, &thread, &property)),
     };
     value.ok_or_else(|| Error::generic(format!("Property '{owner}.{property}' not found")))
 }
@@ -159,7 +180,9 @@ fn find(host: &Arc<Host>, path: &str) -> Result<Object, Error> {
         OBJECTS => {
             let groups = host.throttle_groups().into_iter();
             let named = groups.map(|group| (group.group, "throttle-group".to_owned()));
-            return Ok(Object::Container(named.collect()));
+            let threads = host.iothreads().into_iter();
+            let threads = threads.map(|thread| (thread.id, "iothread".to_owned()));
+            return Ok(Object::Container(named.chain(threads).collect()));
         }
         NAMED | UNNAMED => {
             let disks = host.devices().into_iter();
@@ -181,8 +204,11 @@ fn find(host: &Arc<Host>, path: &str) -> Result<Object, Error> {
     {
         let mut groups = host.throttle_groups().into_iter();
         let group = groups.find(|group| group.group == name);
+        let mut threads = host.iothreads().into_iter();
+        let mut thread = || threads.find(|thread| thread.id == name);
         return group
             .map(Object::ThrottleGroup)
+            .or_else(|| thread().map(Object::IoThread))
             .ok_or_else(|| Error::no_device(path));
     }
     match host.device(path) {

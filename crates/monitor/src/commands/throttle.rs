@@ -131,7 +131,8 @@ pub fn add_object(host: &Arc<Host>, arguments: Value) -> Result<Empty, Error> {
 /// `object-del`.
 pub fn remove_object(host: &Arc<Host>, arguments: ObjectDel) -> Result<Empty, Error> {
     let id = arguments.id;
-    if !host.throttle_groups().iter().any(|group| group.group == id) {
+    let is_group = host.throttle_groups().iter().any(|group| group.group == id);
+    if !is_group && !host.iothreads().iter().any(|thread| thread.id == id) {
         return Err(Error::generic(format!("object '{id}' not found")));
     }
     host.remove_object(&id)?;

@@ -1,0 +1,160 @@
+//! Lists of processors: `0-3,8`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use rustix::thread::{CpuSet, sched_getaffinity};
+
+/// Processors, by the system's numbers, ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cpus(BTreeSet<usize>);
+
+/// A list that is none, or names processors that are not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It does not follow the syntax.
+    #[error("{0:?} is no list of CPUs; write their numbers, such as 0-3,8")]
+    Syntax(String),
+    /// There is no such processor, or this process may not use it.
+    #[error("CPU {cpu} is not available; this process may run on {available}")]
+    Unavailable {
+        /// The first that is missing.
+        cpu: usize,
+        /// Those that there are.
+        available: Cpus,
+    },
+}
+
+impl Cpus {
+    /// Those that this process may use.
+    ///
+    /// # Errors
+    /// The system does not say.
+    fn available() -> std::io::Result<Cpus> {
+        let allowed = sched_getaffinity(None)?;
+        let all = 0..CpuSet::MAX_CPU;
+        Ok(Cpus(all.filter(|&cpu| allowed.is_set(cpu)).collect()))
+    }
+
+    /// Whether this process may use all of them.
+    ///
+    /// # Errors
+    /// It may not use one.
+    pub fn check(&self) -> Result<(), Error> {
+        // Where the system does not say, it may still do as it is told.
+        let Ok(available) = Cpus::available() else {
+            return Ok(());
+        };
+        match self.0.difference(&available.0).next() {
+            None => Ok(()),
+            Some(&cpu) => Err(Error::Unavailable { cpu, available }),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Their numbers.
+    pub fn numbers(&self) -> Vec<usize> {
+        self.0.iter().copied().collect()
+    }
+}
+
+impl FromStr for Cpus {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Cpus, Error> {
+        let wrong = || Error::Syntax(text.to_owned());
+        let number = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            let number = text.parse::<usize>().ok().filter(|_| digits);
+            // The system knows no higher ones.
+            number.filter(|&cpu| cpu < CpuSet::MAX_CPU)
+        };
+        let mut cpus = BTreeSet::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = number(first).zip(number(last)).ok_or_else(wrong)?;
+            if first > last {
+                return Err(wrong());
+            }
+            cpus.extend(first..=last);
+        }
+        Ok(Cpus(cpus))
+    }
+}
+
+impl fmt::Display for Cpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut ranges: Vec<(usize, usize)> = Vec::new();
+        for &cpu in &self.0 {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == cpu => *last = cpu,
+                _ => ranges.push((cpu, cpu)),
+            }
+        }
+        for (i, (first, last)) in ranges.into_iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            match first == last {
+                true => write!(f, "{comma}{first}")?,
+                false => write!(f, "{comma}{first}-{last}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_read_and_written_in_ranges() {
+        for (text, numbers, written) in [
+            ("0", vec![0], "0"),
+            ("0-3,8", vec![0, 1, 2, 3, 8], "0-3,8"),
+            ("4,2,3,3", vec![2, 3, 4], "2-4"),
+            ("1,3", vec![1, 3], "1,3"),
+        ] {
+            let cpus: Cpus = text.parse().unwrap();
+            assert_eq!(cpus.numbers(), numbers, "{text}");
+            assert_eq!(cpus.to_string(), written, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_is_refused() {
+        for text in [
+            "",
+            ",",
+            "1,",
+            "-1",
+            "1-",
+            "3-1",
+            "a",
+            "+1",
+            "0x1",
+            "1 2",
+            "0-99999999",
+        ] {
+            let refused = text.parse::<Cpus>();
+            assert_eq!(refused, Err(Error::Syntax(text.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_processor_that_is_not_there_is_named() {
+        let cpus = Cpus([CpuSet::MAX_CPU - 1].into());
+        let refused = cpus.check().unwrap_err().to_string();
+        assert!(refused.starts_with("CPU 1023 is not available; this process may run on "));
+        assert_eq!(Cpus::available().unwrap().check(), Ok(()));
+    }
+}
