@@ -43,12 +43,16 @@ echo verified
 const WATCH: &str = r#"
 for target in $targets; do
 	disk=/dev/$(basename $(readlink /dev/lun/0:0:$target:0))
-	sg_logs --page=0xc $disk
+	sg_logs --page=0xc $disk | grep 'Available LBA mapping threshold resource count: 7'
 	sg_wr_mode --page=0x1c,2 --contents=5c,2,0,1c,0,0,0,0,0,0,0,0,0,0,0,0,80,1,0,0,0,0,0,4,1,2,0,0,0,0,0,0 $disk
 done
 "#;
-/// Has been told.
+/// Has been told, and sees what the disks take.
 const WATCHED: &str = r#"
+for target in $targets; do
+	disk=/dev/$(basename $(readlink /dev/lun/0:0:$target:0))
+	sg_logs --page=0xc $disk | grep 'Used LBA mapping threshold resource count: 1[01]'
+done
 [ $(dmesg | grep -c 'thin provisioning soft threshold') = 2 ]
 "#;
 
