@@ -332,9 +332,23 @@ impl Daemon {
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?;
         Ok(Holdings {
             descriptors: descriptors.count(),
-            threads: self.status("Threads:")?,
+            threads: self.threads()?,
             resident: self.resident()?,
         })
+    }
+
+    /// The names of its threads, without those that the kernel gives io_uring, and takes when it likes.
+    fn threads(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            // It may have ended by now.
+            if let Ok(name) = std::fs::read_to_string(task?.path().join("comm")) {
+                names.push(name.trim_end().to_owned());
+            }
+        }
+        names.retain(|name| !name.starts_with("iou-"));
+        names.sort_unstable();
+        Ok(names)
     }
 
     fn status(&self, name: &str) -> Result<u64> {
@@ -389,7 +403,7 @@ impl Daemon {
 /// What a process can leak.
 pub struct Holdings {
     pub descriptors: usize,
-    pub threads: u64,
+    pub threads: Vec<String>,
     /// In KiB.
     pub resident: u64,
 }

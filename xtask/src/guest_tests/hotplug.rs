@@ -10,12 +10,15 @@ use serde_json::json;
 
 use super::{Figures, Lab, PRELUDE};
 use crate::monitor::Monitor;
-use crate::qemu::{Job, Machine, Running};
+use crate::qemu::{Job, Machine, Running, path_value};
 use crate::scratch::Scratch;
 use crate::storage::{Daemon, Disks, Holdings, Server};
 
-/// Hundreds of disks are looked at by an emulated processor.
-const PATIENCE: Duration = Duration::from_secs(900);
+/// How long a guest may take for all, and how many seconds for one thing that it waits for. Hundreds of disks are looked at
+/// by an emulated processor.
+const PATIENCE: (Duration, u32) = (Duration::from_secs(900), 60);
+/// The same for thorough tests.
+const MORE_PATIENCE: (Duration, u32) = (Duration::from_secs(3600), 900);
 
 /// `appears`, `vanishes HOST:CHANNEL:TARGET:LUN`: waits until the guest has a disk there, or nothing.
 const FOLLOW: &str = r#"
@@ -23,7 +26,7 @@ block() { echo /sys/class/scsi_device/$1/device/block/*; }
 disk() { echo /dev/$(basename $(block $1)); }
 # Waits until a command says yes.
 wait_for() {
-	local end=$((SECONDS + 60))
+	local end=$((SECONDS + patience))
 	until "$@"; do
 		[ $SECONDS -lt $end ] || { echo "never: $*"; dmesg | tail -n 20; exit 1; }
 		sleep 0.05
@@ -35,9 +38,13 @@ is_gone() { [ ! -e /sys/class/scsi_host/host${1%%:*}/device/target${1%:*}/$1 ]; 
 appears() { wait_for is_there $1; }
 vanishes() { wait_for is_gone $1; }
 serial() { tail -c +5 /sys/class/scsi_device/$1/device/vpd_pg80; }
-# Of a disk that has gone the kernel still wants to flush the cache, and says that there is no such unit or target.
+# What the kernel may say of disks behind other targets than the neighbours', which went: it still wants to flush their
+# caches, and there is no such unit or target. Of the neighbours, that others came and went beside them.
+UNTOLD='^$'
 complaints() {
-	kernel_complaints | grep -vE 'Synchronize Cache.* failed|Sense Key : Illegal Request|Add. Sense: Logical unit not supported' || true
+	kernel_complaints | grep -v 'LUN assignments on this target have changed' |
+		grep -vE 'sd [0-9]+:0:[1-9][0-9]*:[0-9]+: .*(Synchronize Cache.* failed|Sense Key : Illegal Request|Add. Sense: Logical unit not supported)' |
+		grep -vE "$UNTOLD" || true
 }
 quiet_kernel() { [ -z "$(complaints)" ] || { complaints; exit 1; }; }
 "#;
@@ -48,6 +55,11 @@ fio --direct=1 --ioengine=libaio --iodepth=4 --rw=randwrite --bs=4k --size=4M --
 	--verify_fatal=1 --rate_iops=50 --time_based --runtime=3600 \
 	--name=first --filename=$(readlink -f /dev/lun/0:0:0:0) --name=second --filename=$(readlink -f /dev/lun/0:0:0:1) >/tmp/fio 2>&1 &
 fio=$!
+# Only now does it heed a signal.
+is_busy() { [ $(awk '{ print $5 }' /sys/class/block/$(basename $(block 0:0:0:1))/stat) -gt 0 ]; }
+wait_for is_busy
+# The guest stays as it is until the server has been looked at: then there is one disk more.
+stay() { appears 0:0:6:1; }
 # A run that was ended by a signal ends with 128, and with more if anything went wrong.
 neighbours_were_well() {
 	local status=0
@@ -79,7 +91,7 @@ appears 0:0:5:3
 # What the guest itself takes away and looks for.
 echo 1 >/sys/class/scsi_device/0:0:5:3/device/delete
 is_gone 0:0:5:3
-echo '- - -' >/sys/class/scsi_host/host0/scan
+echo '0 5 -' >/sys/class/scsi_host/host0/scan
 is_there 0:0:5:3
 neighbours_were_well
 "#,
@@ -95,6 +107,72 @@ neighbours_were_well
     guest.finish()?.success()?;
     server.stop()?;
     Ok(Vec::new())
+}
+
+/// What administrators have for a guest that is told nothing: its controller has no events.
+pub fn rescan_scsi_bus_finds_what_came_and_removes_what_went(lab: &Lab) -> Result<Figures> {
+    let scratch = Scratch::new()?;
+    let (server, mut attach) = serve(lab, &scratch)?;
+    for option in &mut attach {
+        if option.starts_with("vhost-user-scsi-pci,") {
+            option.push_str(",hotplug=off");
+        }
+    }
+    let mut monitor = server.monitor()?;
+    let mut guest = start(
+        lab,
+        attach,
+        r#"
+# The kernel finds out about these by itself.
+UNTOLD='sd 0:0:(5:0|0:2): |[Dd]ev sd[c-z][,:]'
+# Busybox has no pr, by which the script does nothing but indent.
+printf '#!/bin/bash\nsed "s/^/    /"\n' >/usr/local/bin/pr
+chmod +x /usr/local/bin/pr
+# The script of sg3-utils 1.46 looks for "Device_type=" where sg_inq of the same package says "PDT=", and takes every disk
+# for one that has gone (mended in 1.47).
+script=$(readlink -f $(which rescan-scsi-bus.sh))
+sed -i 's/Device_type=/PDT=/; s/  Device\.\*/  PDT.*/' $script
+# FOUND REMOVED OPTION...
+rescan() {
+	local from=$(now)
+	$script --nosync "${@:3}" >/tmp/rescan 2>&1 || true
+	took=$(($(now) - from))
+	said "$1 new or changed device(s) found"
+	said "$2 device(s) removed"
+}
+said() { grep -qF "$1" /tmp/rescan || { echo "not \"$1\":"; cat -v /tmp/rescan; exit 1; }; }
+luns_are() { [ "$(sg_luns /dev/lun/0:0:0:0 | grep -c '^ *[0-9a-f]\{16\}$')" = $1 ]; }
+echo ready
+wait_for luns_are 3
+! is_there 0:0:0:2
+# Targets that have no disk yet are looked at on demand only.
+rescan 2 0 --alltargets --remove
+[ "$(serial 0:0:0:2) $(serial 0:0:5:0)" = 'THIRD FIFTH' ]
+echo came
+wait_for luns_are 2
+is_there 0:0:0:2
+rescan 0 2 --remove
+is_gone 0:0:0:2
+is_gone 0:0:5:0
+is_there 0:0:0:0
+is_there 0:0:0:1
+echo took=$took
+neighbours_were_well
+# There is another way to be told. The kernel says so, and leaves it at that.
+[ "$(dmesg | grep -c 'LUN assignments on this target have changed')" != 0 ]
+"#,
+    )?;
+    image(&mut monitor, &scratch, "third")?;
+    image(&mut monitor, &scratch, "fifth")?;
+    guest.wait_for("ready\n")?;
+    monitor.device_add("scsi-hd,id=fifth,drive=fifth,scsi-id=5,lun=0,serial=FIFTH")?;
+    monitor.device_add("scsi-hd,id=third,drive=third,scsi-id=0,lun=2,serial=THIRD")?;
+    guest.wait_for("came\n")?;
+    monitor.device_del("fifth")?;
+    monitor.device_del("third")?;
+    let outcome = guest.finish()?.success()?;
+    server.stop()?;
+    Ok(vec![format!("{} ms a scan", outcome.number("took")?)])
 }
 
 pub fn a_disk_comes_and_goes_hundreds_of_times_beside_busy_ones(lab: &Lab) -> Result<Figures> {
@@ -115,11 +193,12 @@ for cycle in $(seq {cycles}); do
 	vanishes 0:0:5:3
 	echo "went $cycle."
 done
+stay
 neighbours_were_well
 "#
         ),
     )?;
-    let mut figures = Cycles::default();
+    let mut figures = Cycles::after(5);
     guest.wait_for("ready\n")?;
     for cycle in 1..=cycles {
         figures.begin(&server, cycle)?;
@@ -131,6 +210,78 @@ neighbours_were_well
         guest.wait_for(&format!("went {cycle}."))?;
     }
     let mut said = figures.end(&server, cycles)?;
+    dismiss(&mut monitor)?;
+    let outcome = guest.finish()?.success()?;
+    server.stop()?;
+    said.push(format!(
+        "{} reads of the neighbours verified",
+        outcome.number("verified")?
+    ));
+    Ok(said)
+}
+
+pub fn a_controller_comes_and_goes_beside_busy_ones(lab: &Lab) -> Result<Figures> {
+    let cycles = if lab.thorough { 50 } else { 5 };
+    let scratch = Scratch::new()?;
+    let (server, mut attach) = serve(lab, &scratch)?;
+    let mut monitor = server.monitor()?;
+    image(&mut monitor, &scratch, "comer")?;
+    let socket = scratch.join("comer.sock");
+    let device = format!(
+        "virtio-scsi-pci,id=comer,num_queues=1,socket={}",
+        path_value(&socket)
+    );
+    let address = json!({ "type": "unix", "data": { "path": socket } });
+    let chardev = json!({ "id": "comer", "backend": {
+        "type": "socket", "data": { "addr": address, "server": false } } });
+    attach.extend([
+        "-device".to_owned(),
+        "pcie-root-port,id=place,chassis=1".to_owned(),
+    ]);
+    let mut guest = start(
+        lab,
+        attach,
+        &format!(
+            r#"
+# The kernel's own scan of a new controller looks at 256 targets, each time.
+printf manual >/sys/module/scsi_mod/parameters/scan
+controllers() {{ ls /sys/class/scsi_host | wc -l; }}
+has_come() {{ [ $(controllers) = 2 ]; }}
+has_gone() {{ [ $(controllers) = 1 ]; }}
+echo ready
+for cycle in $(seq {cycles}); do
+	wait_for has_come
+	host=$(ls /sys/class/scsi_host | grep -v '^host0$')
+	echo '0 7 0' >/sys/class/scsi_host/$host/scan
+	comer=${{host#host}}:0:7:0
+	is_there $comer
+	[ "$(dd if=$(disk $comer) bs=512 count=1 iflag=direct 2>/dev/null | head -n 1)" = comer ]
+	echo "came $cycle."
+	wait_for has_gone
+	echo "went $cycle."
+done
+stay
+neighbours_were_well
+"#
+        ),
+    )?;
+    let mut figures = Cycles::after(2);
+    guest.wait_for("ready\n")?;
+    let mut qemu = guest.monitor()?;
+    for cycle in 1..=cycles {
+        figures.begin(&server, cycle)?;
+        monitor.device_add(&device)?;
+        monitor.device_add("scsi-hd,id=disk,bus=comer.0,drive=comer,scsi-id=7,lun=0")?;
+        qemu.execute("chardev-add", chardev.clone())?;
+        qemu.device_add("vhost-user-scsi-pci,id=comer,chardev=comer,num_queues=1,bus=place")?;
+        guest.wait_for(&format!("came {cycle}."))?;
+        qemu.device_del("comer")?;
+        qemu.execute("chardev-remove", json!({ "id": "comer" }))?;
+        monitor.device_del("comer")?;
+        guest.wait_for(&format!("went {cycle}."))?;
+    }
+    let mut said = figures.end(&server, cycles)?;
+    dismiss(&mut monitor)?;
     let outcome = guest.finish()?.success()?;
     server.stop()?;
     said.push(format!(
@@ -223,6 +374,8 @@ pub fn more_events_than_buffers_lose_nothing(lab: &Lab) -> Result<Figures> {
             r#"
 shopt -s nullglob
 has() {{ [ "$(cd /sys/class/scsi_device; echo 0:0:9:*)" = "$*" ]; }}
+# Some go while the kernel still looks what is on them.
+UNTOLD='[Dd]ev sd([c-z]|[a-z][a-z])[,:]|sd 0:0:9:[0-9]+: '
 odd=$(for lun in $(seq 1 2 {COUNT}); do echo 0:0:9:$lun; done | sort | xargs)
 even=$(for lun in $(seq 2 2 {COUNT}); do echo 0:0:9:$lun; done | sort | xargs)
 all=$(echo $odd $even | xargs -n 1 | sort | xargs)
@@ -315,10 +468,22 @@ fn start(lab: &Lab, attach: Vec<String>, script: &str) -> Result<Running> {
         targets: Some("0".to_owned()),
         ..Machine::new(&lab.image, attach)
     };
+    let (whole, each) = if lab.thorough {
+        MORE_PATIENCE
+    } else {
+        PATIENCE
+    };
     machine.start(&Job::new(
-        &format!("{PRELUDE}{FOLLOW}{NEIGHBOURS}{script}quiet_kernel\n"),
-        PATIENCE,
+        &format!("{PRELUDE}patience={each}\n{FOLLOW}{NEIGHBOURS}{script}quiet_kernel\n"),
+        whole,
     ))
+}
+
+/// Lets a guest go that stays until it sees one disk more.
+fn dismiss(monitor: &mut Monitor) -> Result<()> {
+    let node = json!({ "driver": "null-co", "node-name": "last", "size": 1 << 20 });
+    monitor.execute("blockdev-add", node)?;
+    monitor.device_add("scsi-hd,id=last,drive=last,scsi-id=6,lun=1")
 }
 
 /// Adds an image that begins with its name.
@@ -361,19 +526,22 @@ impl std::fmt::Display for Times {
 }
 
 /// Cycles that must leave nothing behind: what there is after the first few is compared with what there is at the end.
-#[derive(Default)]
 struct Cycles {
+    /// How many cycles it takes until everything is there that stays.
+    warm: u32,
     start: Option<(Instant, Holdings)>,
 }
 
 impl Cycles {
-    /// How many cycles it takes until everything is there that stays.
-    const WARM: u32 = 5;
     /// Threads that do what blocks end some time after there was such work.
     const REST: Duration = Duration::from_secs(30);
 
+    fn after(warm: u32) -> Self {
+        Self { warm, start: None }
+    }
+
     fn begin(&mut self, server: &Daemon, cycle: u32) -> Result<()> {
-        if cycle == Self::WARM + 1 {
+        if cycle == self.warm + 1 {
             self.start = Some((Instant::now(), server.holdings()?));
         }
         Ok(())
@@ -381,18 +549,19 @@ impl Cycles {
 
     fn end(self, server: &Daemon, cycles: u32) -> Result<Figures> {
         let (start, before) = self.start.context("there were few cycles")?;
-        let took = start.elapsed() / (cycles - Self::WARM);
-        let (descriptors, threads) = (before.descriptors, before.threads);
+        let took = start.elapsed() / (cycles - self.warm);
+        let (descriptors, threads) = (before.descriptors, before.threads.len());
         let deadline = Instant::now() + Self::REST;
         let after = loop {
             let after = server.holdings()?;
-            if after.descriptors <= descriptors && after.threads <= threads {
+            if after.descriptors <= descriptors && after.threads.len() <= threads {
                 break after;
             }
             ensure!(
                 Instant::now() < deadline,
-                "{descriptors} descriptors and {threads} threads have become {} and {}",
+                "{descriptors} descriptors have become {}, and {:?} {:?}",
                 after.descriptors,
+                before.threads,
                 after.threads
             );
             std::thread::sleep(Duration::from_millis(200));
