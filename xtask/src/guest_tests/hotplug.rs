@@ -146,12 +146,12 @@ echo ready
 wait_for luns_are 3
 ! is_there 0:0:0:2
 # Targets that have no disk yet are looked at on demand only.
-rescan 2 0 --alltargets --remove
+rescan 2 0 --alltargets --ids=0,5 --remove
 [ "$(serial 0:0:0:2) $(serial 0:0:5:0)" = 'THIRD FIFTH' ]
 echo came
 wait_for luns_are 2
 is_there 0:0:0:2
-rescan 0 2 --remove
+rescan 0 2 --ids=0,5 --remove
 is_gone 0:0:0:2
 is_gone 0:0:5:0
 is_there 0:0:0:0
