@@ -71,6 +71,7 @@ impl Host {
             leaving: BTreeSet::new(),
             changing: BTreeSet::new(),
             shrinking: BTreeSet::new(),
+            moving: BTreeMap::new(),
             run: RunState::Running,
             ended: false,
         };
@@ -281,6 +282,22 @@ impl Host {
             return Ok(live.remove_thread(id)?);
         }
         Ok(live.remove_group(id)?)
+    }
+
+    /// Moves all queues of a controller, by its id or its place in the object tree, to a thread that is an object, or
+    /// spreads them over the threads that serve all controllers. Commands in flight are finished first; the guest sees
+    /// nothing of it.
+    ///
+    /// # Errors
+    /// There is no such controller or thread, or the controller is moving or being removed already, or its images cannot
+    /// be opened there; then its queues are where they were.
+    pub fn move_queues(&self, controller: &str, thread: Option<&str>) -> Result<(), Error> {
+        let (bus, device, worker) = self.lock()?.begin_move(controller, thread)?;
+        // Commands in flight may take their time, and nobody else has to wait for that.
+        let moved = device.move_to(worker);
+        drop(device);
+        self.lock_anyway().end_move(&bus, moved.is_ok());
+        Ok(moved?)
     }
 
     /// The threads that are objects, by name.

@@ -33,6 +33,8 @@ pub(crate) struct Live {
     pub leaving: BTreeSet<String>,
     /// Nodes of drives whose medium is being changed.
     pub changing: BTreeSet<String>,
+    /// The thread to which a controller's queues are moving, by bus.
+    pub moving: BTreeMap<String, Option<String>>,
     /// Nodes that are being cut.
     pub shrinking: BTreeSet<String>,
     pub run: RunState,
@@ -186,6 +188,9 @@ impl Live {
             }
             Place::Controller(bus) => {
                 let controller = self.controller(bus)?;
+                if self.moving.contains_key(bus) {
+                    return Err(model::Error::Moving(controller.name().to_owned()).into());
+                }
                 let own = (controller.path.clone(), controller.name().to_owned());
                 let disks = controller.disks.values();
                 paths.extend(disks.map(|disk| (disk.path.clone(), disk.name.clone())));

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lunar_virtio_scsi::{WorkerConfig, WorkerId, Workers};
+use lunar_virtio_scsi::{Controller, WorkerConfig, WorkerId, Workers};
 
 use crate::Error;
 use crate::cpus::Cpus;
 use crate::live::Live;
-use crate::model::{self, IoThread, Taken};
+use crate::model::{self, IoThread, Place, Taken};
 
 /// Those that there are, by name.
 #[derive(Debug)]
@@ -91,9 +91,55 @@ impl Live {
     }
 
     pub fn remove_thread(&mut self, id: &str) -> Result<(), model::Error> {
+        let mut moving = self.moving.iter();
+        if let Some((bus, _)) = moving.find(|(_, to)| to.as_deref() == Some(id)) {
+            let controller = self.model.controller(bus);
+            let name = controller.map_or(&**bus, model::Controller::name);
+            return Err(model::Error::StillUsed {
+                name: id.to_owned(),
+                by: format!("controller {name}"),
+            });
+        }
         self.model.remove_object(id)?;
         self.threads.stop(id);
         Ok(())
+    }
+
+    /// A controller's queues are about to move: its bus, itself, and where to.
+    pub fn begin_move(
+        &mut self,
+        controller: &str,
+        thread: Option<&str>,
+    ) -> Result<(String, Arc<Controller>, Option<WorkerId>), model::Error> {
+        let absent = || model::Error::Absent {
+            what: Taken::Device,
+            name: controller.to_owned(),
+        };
+        let Place::Controller(bus) = self.model.device(controller)?.clone() else {
+            return Err(absent());
+        };
+        if let Some(thread) = thread {
+            self.model.check_thread(thread)?;
+        }
+        let declared = self.model.controller(&bus).ok_or_else(absent)?;
+        let name = || declared.name().to_owned();
+        if self.leaving.contains(&declared.path) {
+            return Err(model::Error::Leaving(name()));
+        }
+        if self.moving.contains_key(&bus) {
+            return Err(model::Error::Moving(name()));
+        }
+        let adapter = self.adapters.get(&bus).ok_or_else(absent)?;
+        let device = Arc::clone(&adapter.controller);
+        self.moving.insert(bus.clone(), thread.map(str::to_owned));
+        Ok((bus, device, self.threads.worker(thread)))
+    }
+
+    /// They are there now, or have stayed.
+    pub fn end_move(&mut self, bus: &str, moved: bool) {
+        if let Some(thread) = self.moving.remove(bus).filter(|_| moved) {
+            self.model.set_thread(bus, thread);
+        }
     }
 
     pub fn thread_infos(&self) -> Vec<IoThreadInfo> {

@@ -8,6 +8,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lunar_block::{Driver, NodeOptions, open_node};
@@ -18,7 +19,7 @@ use lunar_initiator::{
 };
 use lunar_scsi::Lun;
 use lunar_vhost_user::{Running, Server};
-use lunar_virtio_scsi::{Controller, ControllerConfig, Workers, WorkersConfig};
+use lunar_virtio_scsi::{Controller, ControllerConfig, WorkerConfig, Workers, WorkersConfig};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
@@ -95,6 +96,49 @@ impl Drop for Host {
 
 fn address(target: u8, lun: u16) -> Address {
     Address::new(target, Lun::new(lun).unwrap())
+}
+
+/// A load that checks what it reads, while the queues move from thread to thread.
+#[test]
+fn a_verified_load_sees_nothing_of_queues_that_move() {
+    let host = Host::start(&[(1, 0)]);
+    let thread = |name: &str| {
+        let config = WorkerConfig {
+            name: name.into(),
+            spin: Duration::ZERO,
+            cpus: Vec::new(),
+        };
+        Some(host.workers.add(config).unwrap())
+    };
+    let places = [thread("a"), None, thread("b")];
+    for more in [0, feature::RING_PACKED] {
+        let mut device = Device::Scsi(Box::new(host.connect_with(more)));
+        let load = Load {
+            limit: Limit::Time(Duration::from_millis(1500)),
+            ..wanted(Access::Verify, Waiting::Sleep)
+        };
+        let controller = host.server.as_ref().unwrap().0.clone();
+        let over = AtomicBool::new(false);
+        let moves = std::thread::scope(|scope| {
+            let mover = scope.spawn(|| {
+                let mut moves = 0;
+                while !over.load(Ordering::Relaxed) {
+                    controller.move_to(places[moves % places.len()]).unwrap();
+                    moves += 1;
+                }
+                moves
+            });
+            let report = put_under_load(&mut device, &load);
+            over.store(true, Ordering::Relaxed);
+            assert!(report.checked > 0 && report.kicks > 0, "{report:?}");
+            assert!(
+                report.failures.is_empty() && report.mismatch.is_none(),
+                "{report:?}"
+            );
+            mover.join().unwrap()
+        });
+        assert!(moves >= 100, "{moves} moves");
+    }
 }
 
 #[test]

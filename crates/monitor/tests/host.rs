@@ -717,9 +717,27 @@ fn an_iothread_comes_serves_a_controller_and_goes_with_nobody_on_it() {
         refused,
         "\"io\" is in use by controller t; remove that first"
     );
+    // Its queues move to another thread, and to those that serve all controllers.
+    let set = |value: Value| json!({"path": "/machine/peripheral/t", "property": "iothread", "value": value});
+    let (_, refused) = lab.refused("qom-set", set(json!("none")));
+    assert!(
+        refused.contains("iothread \"none\" does not exist"),
+        "{refused}"
+    );
+    let (_, refused) = lab.refused("qom-set", set(json!(1)));
+    assert!(refused.contains("expected: string"), "{refused}");
+    for (value, now) in [
+        ("/objects/idle", "/objects/idle"),
+        ("", ""),
+        ("io", "/objects/io"),
+    ] {
+        lab.ask("qom-set", set(json!(value)));
+        assert_eq!(get(&mut lab, "/machine/peripheral/t", "iothread"), now);
+    }
+    assert!(lab.host.configuration().contains("iothread = \"io\""));
     lab.ask("device_del", json!({"id": "t"}));
     lab.ask("object-del", json!({"id": "io"}));
-    assert!(!std::path::Path::new(&format!("/proc/self/task/{id}")).exists());
+    assert!(!Path::new(&format!("/proc/self/task/{id}")).exists());
     let (_, refused) = lab.refused("object-del", json!({"id": "io"}));
     assert_eq!(refused, "object 'io' not found");
     // Its place among the workers is taken again.

@@ -94,13 +94,15 @@ impl Handle {
     /// Watches a descriptor for readability until the guard is dropped: [`crate::App::ready`] is called at each
     /// wake-up, and once at the start if it is readable already. The reactor keeps a duplicate.
     pub fn watch(&self, fd: impl AsFd, token: Token) -> std::io::Result<Watch> {
-        let key = self
-            .ring
-            .watch(fd.as_fd().try_clone_to_owned()?, Some(token));
-        Ok(Watch {
+        Ok(self.watch_owned(fd.as_fd().try_clone_to_owned()?, token))
+    }
+
+    /// The same for a descriptor that nobody else needs: this cannot fail.
+    pub fn watch_owned(&self, fd: OwnedFd, token: Token) -> Watch {
+        Watch {
             ring: Rc::clone(&self.ring),
-            key,
-        })
+            key: self.ring.watch(fd, Some(token)),
+        }
     }
 
     /// Runs a future on this thread. It is polled for the first time before this returns.

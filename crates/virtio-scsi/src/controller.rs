@@ -13,7 +13,7 @@ use lunar_virtqueue::GuestMemory;
 use crate::barrier::Barrier;
 use crate::config::{self, ControllerConfig, Sizes};
 use crate::queue::{CONTROL_QUEUE, EVENT_QUEUE, FIRST_REQUEST_QUEUE};
-use crate::ring::{Descriptor, RingSetup};
+use crate::ring::{Carried, Descriptor, RingSetup};
 use crate::wire::Event;
 use crate::worker::{Attach, Message, Start};
 use crate::workers::WorkerId;
@@ -34,14 +34,43 @@ pub struct Controller {
     config: ControllerConfig,
     nexus: NexusId,
     workers: Arc<Workers>,
+    state: Mutex<State>,
+}
+
+/// Which workers serve a controller.
+#[derive(Clone, Debug)]
+struct Placement {
     /// The worker of each queue.
     homes: Vec<usize>,
     /// Each worker that has a queue, once.
     members: Vec<usize>,
-    state: Mutex<State>,
+}
+
+impl Placement {
+    /// All queues on one worker, or spread over those that serve all controllers.
+    fn new(workers: &Workers, worker: Option<WorkerId>, request_queues: u16) -> Placement {
+        let place = |_| worker.map_or_else(|| workers.place(), |WorkerId(worker)| worker);
+        let requests: Vec<usize> = (0..request_queues).map(place).collect();
+        // The control and event queues have too little to do to count as load.
+        let home = requests.first().copied().unwrap_or(0);
+        let homes: Vec<usize> = [home, home].into_iter().chain(requests).collect();
+        let mut members = homes.clone();
+        members.sort_unstable();
+        members.dedup();
+        Placement { homes, members }
+    }
+
+    /// The members that another placement does not have.
+    fn beyond(&self, other: &Placement) -> Vec<usize> {
+        let members = self.members.iter().copied();
+        members
+            .filter(|member| !other.members.contains(member))
+            .collect()
+    }
 }
 
 struct State {
+    placement: Placement,
     features: Features,
     sizes: Sizes,
     memory: Option<Arc<GuestMemory>>,
@@ -75,48 +104,48 @@ impl Controller {
                 reason: "the number of request queues must be between 1 and 1022",
             });
         }
-        let requests: Vec<usize> = (0..config.request_queues)
-            .map(|_| {
-                config
-                    .worker
-                    .map_or_else(|| workers.place(), |WorkerId(worker)| worker)
-            })
-            .collect();
-        // The control and event queues have too little to do to count as load.
-        let home = requests.first().copied().unwrap_or(0);
-        let homes: Vec<usize> = [home, home].into_iter().chain(requests).collect();
-        let mut members = homes.clone();
-        members.sort_unstable();
-        members.dedup();
+        let placement = Placement::new(workers, config.worker, config.request_queues);
+        let count = placement.homes.len();
+        let members = placement.members.clone();
         let controller = Controller {
             nexus: workers.new_nexus(),
             workers: workers.clone(),
             state: Mutex::new(State {
+                placement,
                 features: Features::empty(),
                 sizes: Sizes::default(),
                 memory: None,
                 units: LunMap::new(),
                 places: HashMap::new(),
                 leaving: HashSet::new(),
-                started: vec![false; homes.len()],
-                enabled: vec![false; homes.len()],
+                started: vec![false; count],
+                enabled: vec![false; count],
                 paused: false,
             }),
-            homes,
-            members,
             config,
         };
-        let nexus = controller.nexus;
-        let id: Arc<str> = controller.config.id.as_str().into();
-        let announced = usize::try_from(controller.config.cmd_per_lun).unwrap_or(usize::MAX);
+        controller.add_port(&members)?;
+        Ok(Arc::new(controller))
+    }
+
+    fn add_port(&self, members: &[usize]) -> Result<(), Error> {
+        let nexus = self.nexus;
+        let id: Arc<str> = self.config.id.as_str().into();
+        let announced = usize::try_from(self.config.cmd_per_lun).unwrap_or(usize::MAX);
         let task_set_limit = announced.max(TASK_SET_LIMIT);
-        controller.everywhere(|done| Message::AddPort {
+        self.everywhere(members, |done| Message::AddPort {
             nexus,
             id: id.clone(),
             task_set_limit,
             done,
-        })?;
-        Ok(Arc::new(controller))
+        })
+    }
+
+    fn remove_port(&self, members: &[usize]) {
+        let nexus = self.nexus;
+        // Workers that have been stopped have no ports.
+        let _: Result<(), Error> =
+            self.everywhere(members, |done| Message::RemovePort { nexus, done });
     }
 
     /// The nexus all its queues share (VS-057).
@@ -146,7 +175,7 @@ impl Controller {
 
     /// Control, event and request queues.
     pub fn queue_count(&self) -> usize {
-        self.homes.len()
+        usize::from(self.config.request_queues) + FIRST_REQUEST_QUEUE
     }
 
     /// Reads from the configuration space.
@@ -160,7 +189,11 @@ impl Controller {
         let sizes = config::write(&self.config, state.sizes, offset, from)?;
         if sizes != state.sizes {
             let nexus = self.nexus;
-            self.everywhere(|done| Message::SetSizes { nexus, sizes, done })?;
+            self.everywhere(&state.placement.members, |done| Message::SetSizes {
+                nexus,
+                sizes,
+                done,
+            })?;
             state.sizes = sizes;
         }
         Ok(())
@@ -171,7 +204,7 @@ impl Controller {
     pub fn set_memory(&self, memory: Arc<GuestMemory>) -> Result<(), Error> {
         let mut state = self.lock();
         let nexus = self.nexus;
-        self.everywhere(|done| Message::SetMemory {
+        self.everywhere(&state.placement.members, |done| Message::SetMemory {
             nexus,
             memory: memory.clone(),
             done,
@@ -183,7 +216,7 @@ impl Controller {
     /// Starts a ring, which is served once it is enabled. It is then looked into without waiting for a kick.
     pub fn start_queue(&self, index: usize, setup: RingSetup, enabled: bool) -> Result<(), Error> {
         let mut state = self.lock();
-        let home = self.home(index)?;
+        let home = state.home(index)?;
         if state.is_started(index) {
             return Err(Error::Running(index));
         }
@@ -208,7 +241,7 @@ impl Controller {
     /// Lets a started ring be served, or not: what is in flight completes, nothing new is taken.
     pub fn enable_queue(&self, index: usize, enabled: bool) -> Result<(), Error> {
         let mut state = self.lock();
-        let home = self.started_home(&state, index)?;
+        let home = state.started_home(index)?;
         state.set_enabled(index, enabled);
         self.let_serve(home, index, enabled && !state.holds_back(index))
     }
@@ -222,7 +255,7 @@ impl Controller {
             return Ok(());
         }
         state.paused = paused;
-        for (index, &home) in self.homes.iter().enumerate() {
+        for (index, &home) in state.placement.homes.iter().enumerate() {
             if index != EVENT_QUEUE && state.is_started(index) && state.is_enabled(index) {
                 self.let_serve(home, index, !paused)?;
             }
@@ -258,7 +291,7 @@ impl Controller {
 
     fn set_descriptor(&self, index: usize, descriptor: Descriptor) -> Result<(), Error> {
         let state = self.lock();
-        let home = self.started_home(&state, index)?;
+        let home = state.started_home(index)?;
         let (reply, answer) = channel();
         let message = Message::SetDescriptor {
             nexus: self.nexus,
@@ -279,7 +312,7 @@ impl Controller {
     }
 
     fn stop_locked(&self, state: &mut State, index: usize) -> Result<u32, Error> {
-        let home = self.started_home(state, index)?;
+        let home = state.started_home(index)?;
         let (reply, answer) = channel();
         let nexus = self.nexus;
         self.workers.send(
@@ -293,6 +326,100 @@ impl Controller {
         let base = answer.recv().map_err(|_| Error::Stopped)?;
         state.set_started(index, false);
         Ok(base)
+    }
+
+    /// Moves all queues to one worker, or spreads them over those that serve all controllers. Each finishes what is in
+    /// flight and goes on where it was; the driver sees nothing of it.
+    ///
+    /// # Errors
+    /// A worker cannot open an image, or a descriptor cannot be duplicated: then all is as it was.
+    pub fn move_to(&self, worker: Option<WorkerId>) -> Result<(), Error> {
+        let mut state = self.lock();
+        let new = Placement::new(&self.workers, worker, self.config.request_queues);
+        let fresh = new.beyond(&state.placement);
+        let moved = self
+            .prepare(&state, &fresh)
+            .and_then(|()| self.carry(&mut state, &new));
+        match moved {
+            Ok(old) => self.remove_port(&old.beyond(&new)),
+            Err(error) => {
+                self.remove_port(&fresh);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets these workers know everything of the controller, but for its queues.
+    fn prepare(&self, state: &State, fresh: &[usize]) -> Result<(), Error> {
+        self.add_port(fresh)?;
+        let (nexus, sizes) = (self.nexus, state.sizes);
+        self.everywhere(fresh, |done| Message::SetSizes { nexus, sizes, done })?;
+        for (target, lun, unit) in state.units.iter() {
+            self.attach_on_workers(fresh, target, lun, unit)?;
+        }
+        Ok(())
+    }
+
+    /// Carries the queues that have been started to their new workers; the placement that was, or an error, and then
+    /// they are where they were.
+    fn carry(&self, state: &mut State, new: &Placement) -> Result<Placement, Error> {
+        // The control queue goes first and comes back last: a task management function finds all queues in their place,
+        // and in them every command that came before it.
+        let mut carried = Vec::new();
+        let mut missed = false;
+        let taken = (0..self.queue_count())
+            .filter(|&index| state.is_started(index))
+            .try_for_each(|index| {
+                carried.push((index, self.take(state, index)?));
+                Ok(())
+            })
+            .and_then(|()| {
+                missed = self.take_missed(state)?;
+                Ok(())
+            });
+        let old = state.placement.clone();
+        if taken.is_ok() {
+            state.placement.clone_from(new);
+        }
+        let nexus = self.nexus;
+        if missed {
+            let home = state.home(EVENT_QUEUE)?;
+            self.at(home, |done| Message::Missed { nexus, done })?;
+        }
+        for (index, ring) in carried.into_iter().rev() {
+            let ring = Box::new(ring);
+            self.at(state.home(index)?, |done| Message::Resume {
+                nexus,
+                index,
+                ring,
+                done,
+            })?;
+        }
+        taken.map(|()| old)
+    }
+
+    /// Takes a queue from its worker, after everything in flight has completed.
+    fn take(&self, state: &State, index: usize) -> Result<Carried, Error> {
+        let (reply, answer) = channel();
+        let nexus = self.nexus;
+        let carry = Message::Carry {
+            nexus,
+            index,
+            reply,
+        };
+        self.workers.send(state.home(index)?, carry)?;
+        let carried = answer.recv().map_err(|_| Error::Stopped)?;
+        carried.map_err(|source| Error::Descriptor { index, source })
+    }
+
+    fn take_missed(&self, state: &State) -> Result<bool, Error> {
+        let (reply, answer) = channel();
+        let nexus = self.nexus;
+        let home = state.home(EVENT_QUEUE)?;
+        self.workers
+            .send(home, Message::TakeMissed { nexus, reply })?;
+        answer.recv().map_err(|_| Error::Stopped)
     }
 
     /// Device reset: outstanding commands are ended, rings stopped, the configuration space and notices of missed
@@ -317,7 +444,9 @@ impl Controller {
             }
         }
         let nexus = self.nexus;
-        let _: Result<(), Error> = self.everywhere(|done| Message::ResetPort { nexus, done });
+        let members = &state.placement.members;
+        let _: Result<(), Error> =
+            self.everywhere(members, |done| Message::ResetPort { nexus, done });
         state.features = Features::empty();
         state.sizes = Sizes::default();
         for (_, _, unit) in state.units.iter() {
@@ -365,8 +494,9 @@ impl Controller {
             lun,
             source,
         })?;
-        if let Err(error) = self.attach_on_workers(target, lun, &unit) {
-            let _: Result<(), Error> = self.detach_from_workers(target, lun);
+        if let Err(error) = self.attach_on_workers(&state.placement.members, target, lun, &unit) {
+            let _: Result<(), Error> =
+                self.detach_from_workers(&state.placement.members, target, lun);
             unit.state().remove_nexus(self.nexus);
             return Err(error);
         }
@@ -387,14 +517,15 @@ impl Controller {
     /// is busy with another address waits for those commands.
     pub fn detach(&self, target: u8, lun: u16) -> Result<(), Error> {
         let number = Lun::new(lun).ok_or(Error::Lun(lun))?;
-        let unit = {
+        let (unit, members) = {
             let mut state = self.lock();
             let unit = state.units.remove(target, lun);
             let unit = unit.ok_or(Error::Absent { target, lun })?;
             state.leaving.insert((target, lun));
-            unit
+            // Those to which the queues move meanwhile do not have it.
+            (unit, state.placement.members.clone())
         };
-        let detached = self.detach_from_workers(target, lun);
+        let detached = self.detach_from_workers(&members, target, lun);
         let mut state = self.lock();
         unit.state().remove_nexus(self.nexus);
         unit.detached();
@@ -422,12 +553,13 @@ impl Controller {
         let mut state = self.lock();
         let absent = Error::Absent { target, lun };
         let old = state.units.remove(target, lun).ok_or(absent)?;
-        let replaced = self.replace_on_workers(target, lun, &unit);
+        let replaced = self.replace_on_workers(&state.placement.members, target, lun, &unit);
         let stays = match &replaced {
             Ok(()) => unit,
             Err(_) => {
                 // Where it has been replaced already.
-                let _: Result<(), Error> = self.replace_on_workers(target, lun, &old);
+                let _: Result<(), Error> =
+                    self.replace_on_workers(&state.placement.members, target, lun, &old);
                 Arc::clone(&old)
             }
         };
@@ -459,22 +591,24 @@ impl Controller {
 
     fn attach_on_workers(
         &self,
+        members: &[usize],
         target: u8,
         lun: u16,
         unit: &Arc<dyn LogicalUnit>,
     ) -> Result<(), Error> {
-        self.put_on_workers(target, lun, unit, Message::Attach)
+        self.put_on_workers(members, target, lun, unit, Message::Attach)
     }
 
     fn replace_on_workers(
         &self,
+        members: &[usize],
         target: u8,
         lun: u16,
         unit: &Arc<dyn LogicalUnit>,
     ) -> Result<(), Error> {
         let (barrier, wait) = Barrier::channel();
         let replace = |attach| Message::Replace(attach, barrier.clone());
-        let replaced = self.put_on_workers(target, lun, unit, replace);
+        let replaced = self.put_on_workers(members, target, lun, unit, replace);
         drop(barrier);
         wait.wait();
         replaced
@@ -482,13 +616,14 @@ impl Controller {
 
     fn put_on_workers(
         &self,
+        members: &[usize],
         target: u8,
         lun: u16,
         unit: &Arc<dyn LogicalUnit>,
         message: impl Fn(Attach) -> Message,
     ) -> Result<(), Error> {
         let (reply, answers) = channel();
-        for &worker in &self.members {
+        for &worker in members {
             let attach = Attach {
                 nexus: self.nexus,
                 target,
@@ -499,7 +634,7 @@ impl Controller {
             self.workers.send(worker, message(attach))?;
         }
         drop(reply);
-        for _ in &self.members {
+        for _ in members {
             let answer = answers.recv().map_err(|_| Error::Stopped)?;
             answer.map_err(|source| Error::Image {
                 target,
@@ -510,9 +645,9 @@ impl Controller {
         Ok(())
     }
 
-    fn detach_from_workers(&self, target: u8, lun: u16) -> Result<(), Error> {
+    fn detach_from_workers(&self, members: &[usize], target: u8, lun: u16) -> Result<(), Error> {
         let nexus = self.nexus;
-        self.everywhere(|done| Message::Detach {
+        self.everywhere(members, |done| Message::Detach {
             nexus,
             target,
             lun,
@@ -533,7 +668,7 @@ impl Controller {
             return Ok(());
         }
         let nexus = self.nexus;
-        self.at(self.home(EVENT_QUEUE)?, |done| Message::Report {
+        self.at(state.home(EVENT_QUEUE)?, |done| Message::Report {
             nexus,
             event,
             done,
@@ -548,31 +683,19 @@ impl Controller {
         Ok(())
     }
 
-    /// Runs a message on every worker that has a queue and waits until all have done it.
-    fn everywhere(&self, message: impl Fn(Barrier) -> Message) -> Result<(), Error> {
+    /// Runs a message on these workers and waits until all have done it.
+    fn everywhere(
+        &self,
+        members: &[usize],
+        message: impl Fn(Barrier) -> Message,
+    ) -> Result<(), Error> {
         let (barrier, wait) = Barrier::channel();
-        for &worker in &self.members {
+        for &worker in members {
             self.workers.send(worker, message(barrier.clone()))?;
         }
         drop(barrier);
         wait.wait();
         Ok(())
-    }
-
-    fn home(&self, index: usize) -> Result<usize, Error> {
-        self.homes.get(index).copied().ok_or(Error::NoQueue {
-            index,
-            count: self.homes.len(),
-        })
-    }
-
-    /// The worker of a queue that has been started.
-    fn started_home(&self, state: &State, index: usize) -> Result<usize, Error> {
-        let home = self.home(index)?;
-        match state.is_started(index) {
-            true => Ok(home),
-            false => Err(Error::NotRunning(index)),
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -584,8 +707,7 @@ impl Drop for Controller {
     fn drop(&mut self) {
         let mut state = self.lock();
         self.reset_locked(&mut state);
-        let nexus = self.nexus;
-        let _: Result<(), Error> = self.everywhere(|done| Message::RemovePort { nexus, done });
+        self.remove_port(&state.placement.members);
         for (_, _, unit) in state.units.iter() {
             unit.state().remove_nexus(self.nexus);
             unit.detached();
@@ -594,6 +716,23 @@ impl Drop for Controller {
 }
 
 impl State {
+    fn home(&self, index: usize) -> Result<usize, Error> {
+        let homes = &self.placement.homes;
+        homes.get(index).copied().ok_or(Error::NoQueue {
+            index,
+            count: homes.len(),
+        })
+    }
+
+    /// The worker of a queue that has been started.
+    fn started_home(&self, index: usize) -> Result<usize, Error> {
+        let home = self.home(index)?;
+        match self.is_started(index) {
+            true => Ok(home),
+            false => Err(Error::NotRunning(index)),
+        }
+    }
+
     fn is_started(&self, index: usize) -> bool {
         self.started.get(index).is_some_and(|&started| started)
     }

@@ -11,7 +11,7 @@
 //! steps; all three ways meet in the one function that writes the response and hands the chain back.
 //!
 //! # Threading
-//! Any worker can serve any ring; a ring stays where it is placed. What a worker needs for the data path it owns: its
+//! Any worker can serve any ring; a ring stays where it is placed until its controller is told to move. What a worker needs for the data path it owns: its
 //! rings, and for each controller a map of logical units with its own data handles. No lock is taken and no counter
 //! shared. Control threads (and workers among themselves, for task management) send typed messages. Every method of
 //! `Controller` that changes the data path waits until the workers have done it.

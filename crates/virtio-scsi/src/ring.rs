@@ -43,6 +43,26 @@ pub(crate) enum Descriptor {
     Err(Option<OwnedFd>),
 }
 
+/// A ring on its way to another worker, with nothing in flight.
+pub(crate) struct Carried {
+    queue: Queue,
+    name: (Arc<str>, usize),
+    enabled: bool,
+    /// To be kept, and to be watched.
+    kick: Option<(OwnedFd, OwnedFd)>,
+    call: Option<OwnedFd>,
+    err: Option<OwnedFd>,
+    abandoned: u16,
+}
+
+/// What becomes of a ring when nothing is in flight.
+enum End {
+    /// The answer is where a successor goes on.
+    Stop(Reply<u32>),
+    /// It goes on elsewhere, where this second descriptor of the kick is watched.
+    Carry(Option<OwnedFd>, Reply<std::io::Result<Carried>>),
+}
+
 /// A ring that has been started.
 pub(crate) struct Ring {
     queue: Queue,
@@ -52,7 +72,7 @@ pub(crate) struct Ring {
     enabled: bool,
     /// Kicks wake the loop, which then looks at every ring. The event counter is never read: each signal wakes the
     /// poll whatever the counter says, and a read could block if the front end had been there before.
-    kick: Option<Watch>,
+    kick: Option<(OwnedFd, Watch)>,
     call: Option<OwnedFd>,
     err: Option<OwnedFd>,
     /// Chains that were taken and will never be handed back: those that broke the ring.
@@ -61,7 +81,7 @@ pub(crate) struct Ring {
     unpublished: Vec<Barrier>,
     /// To be done when nothing is in flight; until then nothing new is taken.
     new_memory: Option<(Arc<GuestMemory>, Barrier)>,
-    stop: Option<Reply<u32>>,
+    end: Option<End>,
 }
 
 impl Ring {
@@ -100,7 +120,7 @@ impl Ring {
             abandoned: 0,
             unpublished: Vec::new(),
             new_memory: None,
-            stop: None,
+            end: None,
         };
         for descriptor in [
             Descriptor::Kick(setup.kick),
@@ -116,7 +136,11 @@ impl Ring {
     pub fn set_descriptor(&mut self, reactor: &Handle, new: Descriptor) -> std::io::Result<()> {
         match new {
             Descriptor::Kick(fd) => {
-                self.kick = fd.map(|fd| reactor.watch(fd, self.token(0))).transpose()?;
+                let watch = |fd: OwnedFd| {
+                    let watch = reactor.watch(&fd, self.token(0))?;
+                    Ok::<_, std::io::Error>((fd, watch))
+                };
+                self.kick = fd.map(watch).transpose()?;
             }
             Descriptor::Call(fd) => {
                 self.call = fd.map(nonblocking).transpose()?;
@@ -155,7 +179,7 @@ impl Ring {
 
     /// Whether it waits for what is in flight to end.
     pub fn is_draining(&self) -> bool {
-        self.stop.is_some() || self.new_memory.is_some()
+        self.end.is_some() || self.new_memory.is_some()
     }
 
     /// Whether chains can be taken at all. A ring that drains can still give up what was made available before a task
@@ -216,7 +240,7 @@ impl Ring {
     }
 
     /// Makes what has completed visible, with at most one interrupt, and does what had to wait for it. Returns whether
-    /// the ring has come to its end.
+    /// the ring has come to its [end](Ring::end).
     #[inline]
     pub fn flush(&mut self) -> bool {
         if self.queue.publish()
@@ -227,7 +251,7 @@ impl Ring {
         if !self.unpublished.is_empty() {
             self.unpublished.clear();
         }
-        if self.stop.is_none() && self.new_memory.is_none() {
+        if self.end.is_none() && self.new_memory.is_none() {
             return false;
         }
         self.settle()
@@ -246,12 +270,58 @@ impl Ring {
                 self.fail(&error);
             }
         }
-        if let Some(reply) = self.stop.take() {
-            // The control thread may have given up waiting only by ending.
-            let _: Result<(), _> = reply.send(self.queue.base());
-            return true;
+        self.end.is_some()
+    }
+
+    /// Whether it has come to its end.
+    pub fn is_over(&self) -> bool {
+        self.end.is_some() && self.new_memory.is_none() && self.queue.in_flight() <= self.abandoned
+    }
+
+    /// Tells whoever waits for it.
+    pub fn end(self) {
+        // Control threads give up waiting only by ending.
+        match self.end {
+            None => {}
+            Some(End::Stop(reply)) => {
+                let _: Result<(), _> = reply.send(self.queue.base());
+            }
+            Some(End::Carry(second, reply)) => {
+                let kick = self.kick.map(|(kick, _watch)| kick);
+                let _: Result<(), _> = reply.send(Ok(Carried {
+                    queue: self.queue,
+                    name: self.name,
+                    enabled: self.enabled,
+                    kick: kick.zip(second),
+                    call: self.call,
+                    err: self.err,
+                    abandoned: self.abandoned,
+                }));
+            }
         }
-        false
+    }
+
+    /// Goes on here with a ring of another worker: it is looked into without waiting for a kick, so none is lost that
+    /// came on the way.
+    pub fn resume(reactor: &Handle, key: usize, carried: Carried) -> Ring {
+        let mut ring = Ring {
+            queue: carried.queue,
+            name: carried.name,
+            key,
+            enabled: carried.enabled,
+            kick: None,
+            call: carried.call,
+            err: carried.err,
+            abandoned: carried.abandoned,
+            unpublished: Vec::new(),
+            new_memory: None,
+            end: None,
+        };
+        let token = ring.token(0);
+        ring.kick = carried
+            .kick
+            .map(|(kick, second)| (kick, reactor.watch_owned(second, token)));
+        ring
     }
 
     /// Swaps the memory map as soon as nothing is in flight.
@@ -261,7 +331,18 @@ impl Ring {
 
     /// Ends the ring as soon as nothing is in flight; the answer is where a successor goes on.
     pub fn stop(&mut self, reply: Reply<u32>) {
-        self.stop = Some(reply);
+        self.end = Some(End::Stop(reply));
+    }
+
+    /// Gives the ring away as soon as nothing is in flight.
+    pub fn carry(&mut self, reply: Reply<std::io::Result<Carried>>) {
+        let second = self.kick.as_ref().map(|(kick, _)| kick.try_clone());
+        match second.transpose() {
+            Ok(second) => self.end = Some(End::Carry(second, reply)),
+            Err(error) => {
+                let _: Result<(), _> = reply.send(Err(error));
+            }
+        }
     }
 
     /// Asks for a wake-up by the next chain. `true` if there is one already, or if the ring has to be polled.

@@ -16,7 +16,7 @@ use crate::config::Sizes;
 use crate::line::Fence;
 use crate::queue::{Queue, Role};
 use crate::request::Bench;
-use crate::ring::{Descriptor, Ring, RingSetup, SLOT_BITS};
+use crate::ring::{Carried, Descriptor, Ring, RingSetup, SLOT_BITS};
 use crate::tmf::Function;
 use crate::wire::{Address, Event, Response};
 use crate::workers::Peers;
@@ -57,6 +57,29 @@ pub(crate) enum Message {
         nexus: NexusId,
         index: usize,
         reply: Reply<u32>,
+    },
+    /// Gives a ring away, to go on at another worker.
+    Carry {
+        nexus: NexusId,
+        index: usize,
+        reply: Reply<std::io::Result<Carried>>,
+    },
+    /// Goes on with a ring of another worker.
+    Resume {
+        nexus: NexusId,
+        index: usize,
+        ring: Box<Carried>,
+        done: Barrier,
+    },
+    /// Whether the driver has still to be told that it missed an event. Another worker will do that.
+    TakeMissed {
+        nexus: NexusId,
+        reply: Reply<bool>,
+    },
+    /// The driver has to be told that it missed an event.
+    Missed {
+        nexus: NexusId,
+        done: Barrier,
     },
     Enable {
         nexus: NexusId,
@@ -350,6 +373,16 @@ impl Worker {
         }
     }
 
+    /// Takes the rings out that have come to their end.
+    #[cold]
+    fn end_rings(&mut self) {
+        let over = |(key, queue): (usize, &Queue)| queue.ring.is_over().then_some(key);
+        let over: Vec<usize> = self.queues.iter().filter_map(over).collect();
+        for key in over {
+            self.queues.remove(key).ring.end();
+        }
+    }
+
     fn fence(&mut self, fence: &Fence) {
         for (_, queue) in &mut self.queues {
             if let Role::Request(requests) = &mut queue.role
@@ -430,6 +463,44 @@ impl App for Worker {
                 if let Some(queue) = self.queue(nexus, index) {
                     queue.ring.stop(reply);
                 }
+            }
+            Message::Carry {
+                nexus,
+                index,
+                reply,
+            } => {
+                if let Some(queue) = self.queue(nexus, index) {
+                    queue.ring.carry(reply);
+                }
+            }
+            Message::Resume {
+                nexus,
+                index,
+                ring,
+                done,
+            } => {
+                let entry = self.queues.vacant_entry();
+                let ring = Ring::resume(&self.bench.reactor, entry.key(), *ring);
+                let role = Role::of(index);
+                entry.insert(Queue {
+                    nexus,
+                    index,
+                    ring,
+                    role,
+                });
+                drop(done);
+            }
+            Message::TakeMissed { nexus, reply } => {
+                if let Some(port) = self.ports.get_mut(&nexus) {
+                    let missed = std::mem::take(&mut port.events_missed);
+                    let _: Result<(), _> = reply.send(missed);
+                }
+            }
+            Message::Missed { nexus, done } => {
+                if let Some(port) = self.ports.get_mut(&nexus) {
+                    port.events_missed = true;
+                }
+                drop(done);
             }
             Message::Enable {
                 nexus,
@@ -534,7 +605,13 @@ impl App for Worker {
 
     #[inline]
     fn flush(&mut self) {
-        self.queues.retain(|_, queue| !queue.ring.flush());
+        let mut over = false;
+        for (_, queue) in &mut self.queues {
+            over |= queue.ring.flush();
+        }
+        if over {
+            self.end_rings();
+        }
     }
 
     fn arm(&mut self) -> bool {

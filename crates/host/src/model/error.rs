@@ -119,6 +119,8 @@ pub enum Error {
     Filter(lunar_block::Error),
     #[error("{0} is being removed")]
     Leaving(String),
+    #[error("the queues of {0} are being moved")]
+    Moving(String),
     #[error("the medium of {0} is being changed")]
     Changing(String),
     #[error("there can be no more than 65535 controllers")]

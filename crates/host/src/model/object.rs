@@ -161,7 +161,20 @@ impl Model {
         }
     }
 
-    pub(super) fn check_thread(&self, id: &str) -> Result<(), Error> {
+    /// Says which thread serves a controller's queues.
+    pub(crate) fn set_thread(&mut self, bus: &str, thread: Option<String>) {
+        let mut controllers = self.controllers.iter_mut();
+        if let Some(controller) = controllers.find(|controller| controller.bus == bus) {
+            let declared = controller.record.options();
+            match &thread {
+                Some(id) => declared.set("iothread", id),
+                None => drop(declared.take("iothread")),
+            }
+            controller.options.iothread = thread;
+        }
+    }
+
+    pub(crate) fn check_thread(&self, id: &str) -> Result<(), Error> {
         match self.threads.contains_key(id) {
             true => Ok(()),
             false => Err(Error::NoSuchThread(id.to_owned())),

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::device::object_options;
 use crate::Error;
+use crate::bridge::with_patience;
 use crate::schema::{Empty, qapi};
 
 qapi! {
@@ -139,13 +140,18 @@ pub fn remove_object(host: &Arc<Host>, arguments: ObjectDel) -> Result<Empty, Er
     Ok(Empty {})
 }
 
-/// `qom-set`: the limits of a throttle group are what can be set.
+/// `qom-set`: the limits of a throttle group, and the thread of a controller, are what can be set.
 pub fn set_property(host: &Arc<Host>, arguments: QomSet) -> Result<Empty, Error> {
     let QomSet {
         path,
         property,
         value,
     } = arguments;
+    let mut controllers = host.controllers().into_iter();
+    let controller = controllers.find(|c| c.path == path || c.id.as_ref() == Some(&path));
+    if let Some(controller) = controller.filter(|_| property == "iothread") {
+        return set_thread(host, controller.path, &value);
+    }
     let groups = host.throttle_groups();
     let name = path.strip_prefix("/objects/").unwrap_or(&path);
     let Some(group) = groups.into_iter().find(|group| group.group == name) else {
@@ -176,5 +182,22 @@ pub fn set_property(host: &Arc<Host>, arguments: QomSet) -> Result<Empty, Error>
     )
     .map_err(|error| Error::generic(error.to_string()))?;
     host.set_group_limits(name, limits.0)?;
+    Ok(Empty {})
+}
+
+/// Moves a controller's queues to a thread, by its id or path; an empty one stands for those that serve all controllers.
+fn set_thread(host: &Arc<Host>, controller: String, value: &Value) -> Result<Empty, Error> {
+    let Some(thread) = value.as_str() else {
+        return Err(Error::generic(
+            "Invalid parameter type for 'iothread', expected: string",
+        ));
+    };
+    let thread = thread.strip_prefix("/objects/").unwrap_or(thread);
+    let thread = (!thread.is_empty()).then(|| thread.to_owned());
+    let host = Arc::clone(host);
+    // What the host refuses, it refuses at once; the waiting is for commands in flight.
+    with_patience("qom-set", move || {
+        Ok(host.move_queues(&controller, thread.as_deref())?)
+    })?;
     Ok(Empty {})
 }

@@ -13,6 +13,7 @@ mod harness;
 mod hostile;
 mod life_cycle;
 mod line;
+mod moves;
 mod requests;
 mod task_management;
 mod task_set;
