@@ -298,8 +298,9 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 const STATS_EXAMPLES: &str = "\
-Totals count from when an image was opened, times from when the disk was attached. P50 and P99 are what half and 99 of
-a hundred operations took at most, as the guest sees it; with --watch those of the last interval.
+Totals count from when an image was opened, times from when the disk was attached.
+P50 and P99 are what half of the operations and 99 of a hundred took at most, as the guest sees it; with
+--watch those of the last interval.
 
 Examples:
   lunar stats
