@@ -83,7 +83,9 @@ impl<const N: usize> Fields for [u8; N] {
     #[inline]
     fn bytes<const AT: usize, const LEN: usize>(&self) -> [u8; LEN] {
         const { assert!(AT + LEN <= N, "the field lies beyond the structure") };
-        std::array::from_fn(|i| self[AT + i])
+        let mut bytes = [0; LEN];
+        bytes.copy_from_slice(&self[AT..AT + LEN]);
+        bytes
     }
 
     #[inline]

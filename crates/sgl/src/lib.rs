@@ -23,6 +23,7 @@
 )]
 
 use std::marker::PhantomData;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use libc::iovec;
 
@@ -67,33 +68,50 @@ impl Sgl {
     }
 
     /// Bytes in the list.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether the list holds no byte.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Segments in the list.
+    #[inline]
     pub fn count(&self) -> usize {
         self.count
     }
 
     /// The array itself, as system calls want it.
+    #[inline]
     pub fn as_ptr(&self) -> *const iovec {
         self.ptr
     }
 
     /// The segments. Their addresses are for system calls and alignment checks, not for references.
+    #[inline]
     pub fn segments(&self) -> &[iovec] {
         // SAFETY: by the promise of `from_raw` the array is alive and unmoved while this view is in use.
         unsafe { std::slice::from_raw_parts(self.ptr, self.count) }
     }
 
     /// Copies bytes from `offset` on into `to`; returns how many there were.
+    #[inline]
     pub fn read_at(&self, offset: usize, to: &mut [u8]) -> usize {
+        if let Some(base) = self.in_first(offset, to.len()) {
+            // SAFETY: the bytes lie in one segment (promise of `from_raw`), `to` is ours and as long.
+            unsafe { std::ptr::copy_nonoverlapping(base.cast_const(), to.as_mut_ptr(), to.len()) };
+            // Nothing is fetched again where the copy is looked at: by then it may be something else.
+            compiler_fence(Ordering::Acquire);
+            return to.len();
+        }
+        self.gather(offset, to)
+    }
+
+    fn gather(&self, offset: usize, to: &mut [u8]) -> usize {
         let mut done = 0;
         for (base, len) in pieces(self.segments(), offset, to.len()) {
             let Some(to) = to.get_mut(done..done + len) else {
@@ -106,8 +124,26 @@ impl Sgl {
         done
     }
 
+    /// The address of `len` bytes from `offset` on, if the first segment has them all: that is where headers are.
+    #[inline]
+    fn in_first(&self, offset: usize, len: usize) -> Option<*mut u8> {
+        let first = self.segments().first()?;
+        let end = offset.checked_add(len)?;
+        (end <= first.iov_len).then(|| first.iov_base.cast::<u8>().wrapping_add(offset))
+    }
+
     /// Copies `from` into the list from `offset` on; returns how much fitted.
+    #[inline]
     pub fn write_at(&self, offset: usize, from: &[u8]) -> usize {
+        if let Some(base) = self.in_first(offset, from.len()) {
+            // SAFETY: the bytes lie in one segment (promise of `from_raw`), `from` is ours and as long.
+            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), base, from.len()) };
+            return from.len();
+        }
+        self.scatter(offset, from)
+    }
+
+    fn scatter(&self, offset: usize, from: &[u8]) -> usize {
         let mut done = 0;
         for (base, len) in pieces(self.segments(), offset, from.len()) {
             let Some(from) = from.get(done..done + len) else {
@@ -121,7 +157,17 @@ impl Sgl {
     }
 
     /// Sets `len` bytes from `offset` on to `byte`; returns how many there were.
+    #[inline]
     pub fn fill_at(&self, offset: usize, len: usize, byte: u8) -> usize {
+        if let Some(base) = self.in_first(offset, len) {
+            // SAFETY: the bytes lie in one segment (promise of `from_raw`).
+            unsafe { std::ptr::write_bytes(base, byte, len) };
+            return len;
+        }
+        self.fill_pieces(offset, len, byte)
+    }
+
+    fn fill_pieces(&self, offset: usize, len: usize, byte: u8) -> usize {
         let mut done = 0;
         for (base, len) in pieces(self.segments(), offset, len) {
             // SAFETY: `base..base+len` lies in one segment (promise of `from_raw`).
@@ -191,11 +237,13 @@ impl std::fmt::Debug for SglBuf {
 
 impl SglBuf {
     /// Bytes in the list.
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether the list holds no byte.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -283,6 +331,11 @@ mod tests {
             sgl.read_at(0, &mut all);
             let mut model = content.clone();
             for b in model.iter_mut().skip(offset).take(n) { *b = 0xA5; }
+            prop_assert_eq!(&all, &model);
+
+            prop_assert_eq!(sgl.fill_at(offset, n, 0x5A), want.len());
+            sgl.read_at(0, &mut all);
+            for b in model.iter_mut().skip(offset).take(n) { *b = 0x5A; }
             prop_assert_eq!(&all, &model);
 
             prop_assert_eq!(sgl.fill_at(0, total, 0), total);

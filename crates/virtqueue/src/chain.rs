@@ -91,8 +91,13 @@ impl Segments {
     ///
     /// # Safety
     /// As for [`Segments::sgl`], for both lists.
+    #[inline]
     pub unsafe fn split_at(&mut self, at: usize) -> Option<(Sgl, Sgl)> {
-        let index = self.cut(at)?;
+        // Most drivers put a header into a segment of its own.
+        let index = match self.list.first() {
+            Some(header) if header.iov_len == at => 1,
+            _ => self.cut(at)?,
+        };
         let (first, rest) = self.list.split_at_checked(index)?;
         // SAFETY: as in `sgl`; `cut` made `first` hold exactly `at` bytes.
         Some(unsafe { (Sgl::from_raw(first, at), Sgl::from_raw(rest, self.len - at)) })

@@ -1,5 +1,6 @@
 //! From descriptors to checked lists of host addresses: what both formats of a ring have in common.
 
+use crate::chain::Segments;
 use crate::memory::Window;
 use crate::{Chain, Error, GuestMemory};
 
@@ -82,16 +83,33 @@ impl Walk {
         if len == 0 {
             return Ok(());
         }
-        if let Some(host) = translate(memory, window, addr, len) {
-            side.append(host, bytes);
-            return Ok(());
+        match window.translate(addr, u64::from(len)) {
+            Some(host) => {
+                side.append(host, bytes);
+                Ok(())
+            }
+            None => append_elsewhere(memory, window, (addr, len), side),
         }
-        for piece in memory.pieces(addr, bytes) {
-            let (host, len) = piece?;
-            side.append(host, len);
-        }
-        Ok(())
     }
+}
+
+/// Adds a buffer that is not in the region of the last one, or in several.
+#[inline(never)]
+fn append_elsewhere(
+    memory: &GuestMemory,
+    window: &mut Window,
+    (addr, len): (u64, u32),
+    side: &mut Segments,
+) -> Result<(), Error> {
+    if let Some(host) = translate(memory, window, addr, len) {
+        side.append(host, len as usize);
+        return Ok(());
+    }
+    for piece in memory.pieces(addr, len as usize) {
+        let (host, len) = piece?;
+        side.append(host, len);
+    }
+    Ok(())
 }
 
 /// The host address of a buffer (of at least 1 byte) that lies in one region.
@@ -137,6 +155,12 @@ impl Table {
             // SAFETY: the whole table is mapped by `memory`, and the entry is inside it (the caller's promise).
             return Ok(unsafe { load(host.wrapping_add(offset)) });
         }
+        self.load_in_pieces(memory, offset)
+    }
+
+    /// Reads the entry at `offset` of a table that lies in several regions.
+    #[cold]
+    fn load_in_pieces(&self, memory: &GuestMemory, offset: usize) -> Result<[u64; 2], Error> {
         let unmapped = Error::BufferUnmapped {
             addr: self.addr,
             len: self.len,
