@@ -51,12 +51,11 @@ impl Address {
     }
 
     /// Decodes a `lun` field; `None` when it addresses nothing there can be (VS-020, VS-022, VS-024).
+    #[inline]
     pub fn decode(field: [u8; 8]) -> Option<Address> {
-        if LunAddress::from_bytes(field) == Some(LunAddress::REPORT_LUNS) {
-            return Some(Address::ReportLuns { target: None });
-        }
         let [1, target, hi, lo, 0, 0, 0, 0] = field else {
-            return None;
+            let of_device = LunAddress::from_bytes(field) == Some(LunAddress::REPORT_LUNS);
+            return of_device.then_some(Address::ReportLuns { target: None });
         };
         match LunAddress::from_single_level([hi, lo])? {
             LunAddress::Unit(lun) => Some(Address::Unit {
@@ -120,6 +119,7 @@ impl RequestHeader {
     }
 
     /// Takes a header apart. `bytes` is zero behind the end of a short CDB field.
+    #[inline]
     pub fn parse(bytes: &[u8; REQUEST_MAX]) -> Option<RequestHeader> {
         Some(RequestHeader {
             lun: field(bytes, 0)?,
@@ -145,6 +145,7 @@ impl ResponseHeader {
         RESPONSE_FIXED + usize::from(sizes.sense)
     }
 
+    #[inline]
     pub fn encode(&self) -> [u8; RESPONSE_FIXED] {
         // Neither reaches 2^32: a chain holds no more than that, and headers besides.
         let [s0, s1, s2, s3] = word(self.sense_len);

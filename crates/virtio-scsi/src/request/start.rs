@@ -1,0 +1,245 @@
+//! How a command begins and gets on.
+
+use std::cell::Cell;
+use std::future::ready;
+use std::rc::Rc;
+
+use lunar_block::{Cancel, Op, Progress};
+use lunar_reactor::Token;
+use lunar_scsi::{Cdb, Status};
+use lunar_target::{
+    Command, Completion, Ended, Outcome, Rank, Reached, Then, Ticket, begin, begin_absent,
+    begin_report_luns,
+};
+
+use super::{Bench, End, Slot, Stage};
+use crate::line::Pending;
+use crate::slot::TooShort;
+use crate::tmf;
+use crate::wire::{Address, Attribute, CDB, REQUEST_MAX, RequestHeader, Response, ResponseHeader};
+use crate::worker::Port;
+
+impl Slot {
+    /// Starts the command in the chain. `None`: it is in flight.
+    #[inline]
+    pub(super) fn start(
+        &mut self,
+        port: &Port,
+        bench: &mut Bench,
+        token: Token,
+    ) -> Result<Option<End>, TooShort> {
+        self.sizes = port.sizes;
+        self.parts.split_request(RequestHeader::size(self.sizes))?;
+        self.parts
+            .split_response(ResponseHeader::size(self.sizes))?;
+        // The one time the header is read. A shorter CDB field leaves zeroes, a longer one is cut off.
+        let mut header = [0; REQUEST_MAX];
+        self.parts.request().read_at(0, &mut header);
+        let header = RequestHeader::parse(&header).ok_or(TooShort)?;
+        self.tag = header.tag;
+        self.manner.naca = Cdb(&header.cdb).naca();
+
+        if !self.parts.data_out().is_empty() && !self.parts.data_in().is_empty() {
+            // INOUT is not offered (VS-010).
+            return Ok(Some(End::Transport(Response::Failure)));
+        }
+        let bad_target = Ok(Some(End::Transport(Response::BadTarget)));
+        let Some(address) = Address::decode(header.lun) else {
+            return bad_target;
+        };
+        let target = address.target();
+        self.unit = match address {
+            Address::Unit { target, lun } => port.units.get(target, lun).cloned(),
+            Address::ReportLuns { .. } => None,
+        };
+        match &self.unit {
+            // Each command in flight has a hold of its unit, and so has the map.
+            Some(unit) if Rc::strong_count(unit) > port.task_set_limit + 1 => {
+                let full = Completion::refused(Status::TASK_SET_FULL);
+                return Ok(Some(End::Completed(full)));
+            }
+            None if target.is_some_and(|target| !port.units.has_target(target)) => {
+                return bad_target;
+            }
+            _ => {}
+        }
+
+        let mut rank = Rank::Tail;
+        match header.attribute {
+            Attribute::Simple => {}
+            Attribute::Ordered if self.unit.is_some() => {
+                // After everything before it, and before everything after it, that anybody has sent.
+                let command = Pending::Command(header.cdb);
+                return Ok(self.queue_alone(bench, token, None, command));
+            }
+            Attribute::Ordered => {}
+            Attribute::HeadOfQueue => rank = Rank::Head,
+            Attribute::Aca => self.manner.aca = Some(Ticket::new()),
+        }
+        Ok(self.begin(port, bench, address, &header.cdb, (token, rank), false))
+    }
+
+    /// Lets the logical unit, or what answers in place of one, begin the command.
+    #[inline]
+    pub(super) fn begin(
+        &mut self,
+        port: &Port,
+        bench: &mut Bench,
+        address: Address,
+        cdb: &[u8; CDB],
+        (token, rank): (Token, Rank),
+        admitted: bool,
+    ) -> Option<End> {
+        let target = address.target();
+        bench.reply.clear();
+        let unit = self.unit.as_deref();
+        let (aborts, visits) = (Cell::new(false), Cell::new(false));
+        let command = Command {
+            nexus: port.nexus,
+            cdb,
+            data_out: self.parts.data_out(),
+            data_in: self.parts.data_in(),
+            reply: &mut bench.reply,
+            io: unit.and_then(|unit| unit.io.as_ref()),
+            reactor: &bench.reactor,
+            admitted,
+            aca: self.manner.aca,
+            ended: &bench.ended,
+            aborter: &|| {
+                aborts.set(true);
+                match unit {
+                    Some(unit) => tmf::aborter(&bench.peers, port.nexus, &unit.unit),
+                    None => Box::new(|_| Box::pin(ready(()))),
+                }
+            },
+            luns: &|list| {
+                if let Some(target) = target {
+                    list.extend(port.units.luns(target).map(|(lun, _)| lun));
+                }
+            },
+            units: &|visit| {
+                visits.set(true);
+                for (_, _, local) in port.units.iter() {
+                    if let Some(io) = &local.io {
+                        visit(Reached {
+                            unit: &local.unit,
+                            io,
+                            attached: local.clone(),
+                        });
+                    }
+                }
+            },
+        };
+        let outcome = match (unit, address) {
+            (Some(unit), _) => begin(&*unit.unit, &unit.seen, command),
+            (None, Address::Unit { .. }) => begin_absent(command),
+            (None, Address::ReportLuns { .. }) => begin_report_luns(command),
+        };
+        self.aborts = aborts.get();
+        self.aside = visits.get();
+        match outcome {
+            Outcome::Io(op) => self.start_io(op, token),
+            Outcome::Done(completion) => Some(self.reply(completion, &bench.reply)),
+            Outcome::Overrun => Some(End::Transport(Response::Overrun)),
+            Outcome::Task(task) => {
+                let ended = std::mem::take(&mut bench.ended);
+                self.run(bench, token, async { Then::Done(task.await) }, ended)
+            }
+            Outcome::Exclusive(extent, steps) => {
+                let ended = std::mem::take(&mut bench.ended);
+                self.queue_alone(bench, token, extent, Pending::Steps(steps, ended))
+            }
+            Outcome::Wait(extent) => {
+                if self.queue_beside(bench, (token, rank), extent, cdb) {
+                    return None;
+                }
+                // Nobody is in the way any more. Whoever comes now finds the command in flight and waits for it.
+                self.begin(port, bench, address, cdb, (token, rank), true)
+            }
+        }
+    }
+
+    /// Runs the steps of a command.
+    pub(super) fn run(
+        &mut self,
+        bench: &Bench,
+        token: Token,
+        steps: impl Future<Output = Then> + 'static,
+        ended: Ended,
+    ) -> Option<End> {
+        if self.unit.as_ref().is_some_and(|u| u.gone.get().is_some()) {
+            ended.hurry();
+        }
+        let then = Rc::new(Cell::new(None));
+        self.stage = Stage::Task(then.clone(), ended);
+        let reactor = bench.reactor.clone();
+        bench.reactor.spawn(async move {
+            then.set(Some(steps.await));
+            reactor.deliver(token, 0);
+        });
+        None
+    }
+
+    #[inline]
+    fn start_io(&mut self, mut op: Op, token: Token) -> Option<End> {
+        let Some((unit, io)) = self
+            .unit
+            .as_ref()
+            .and_then(|unit| Some((unit, unit.io.as_ref()?)))
+        else {
+            // A unit that has no image asks for no block operation.
+            return Some(End::Transport(Response::Failure));
+        };
+        match io.start(&mut op, token) {
+            Progress::Done(result) => Some(End::Completed(unit.unit.finish(&op.asked(), result))),
+            Progress::Pending => {
+                if unit.gone.get().is_some() {
+                    io.cancel(token, Cancel::Hurried);
+                }
+                self.stage = Stage::Io(op);
+                None
+            }
+        }
+    }
+
+    /// A command that is over with `reply` for the initiator.
+    fn reply(&self, mut completion: Completion, reply: &[u8]) -> End {
+        if !reply.is_empty() {
+            completion.transferred = self.parts.data_in().write_at(0, reply);
+            if completion.transferred < reply.len() {
+                // The CDB asked for more than there is room for (VS-034).
+                return End::Transport(Response::Overrun);
+            }
+        }
+        End::Completed(completion)
+    }
+
+    #[inline]
+    pub(super) fn resume(
+        &mut self,
+        bench: &Bench,
+        token: Token,
+        result: i32,
+    ) -> Option<Completion> {
+        match &mut self.stage {
+            Stage::Free | Stage::Parked(_) | Stage::Failed(_) => None,
+            Stage::Task(then, ended) => match then.take()? {
+                Then::Done(completion) => Some(completion),
+                Then::Rest(task) => {
+                    let ended = ended.clone();
+                    self.aside = true;
+                    self.place = None;
+                    self.run(bench, token, async { Then::Done(task.await) }, ended);
+                    None
+                }
+            },
+            Stage::Io(op) => {
+                let unit = self.unit.as_ref()?;
+                match unit.io.as_ref()?.resume(op, token, result) {
+                    Progress::Pending => None,
+                    Progress::Done(result) => Some(unit.unit.finish(&op.asked(), result)),
+                }
+            }
+        }
+    }
+}
