@@ -75,10 +75,7 @@ pub trait Fields {
     }
 }
 
-#[expect(
-    clippy::indexing_slicing,
-    reason = "the inline assertions prove at compile time that AT..AT + LEN is inside"
-)]
+// The inline assertions prove at compile time that AT..AT + LEN is inside.
 impl<const N: usize> Fields for [u8; N] {
     #[inline]
     fn bytes<const AT: usize, const LEN: usize>(&self) -> [u8; LEN] {
