@@ -56,24 +56,39 @@ fn allocations(work: impl FnOnce()) -> u64 {
     ALLOCATIONS.get() - before
 }
 
+/// Lists grow until as many commands as there can be have been in flight at once. When that is, is a matter of chance where
+/// the kernel has a part in it; but they grow a few times in all, and a command that allocated would do so each time.
 #[track_caller]
 fn assert_steady(driver: Driver) {
     let image: Arc<dyn Image> = open_node(driver, &NodeOptions::default()).unwrap();
     for direction in [Direction::Read, Direction::Write] {
         let mut rig = Rig::new(&image, 1, direction, false);
         rig.warm_up();
-        let counted = Cell::new(0);
-        for _ in 0..100 {
-            let good = rig.round(|worker| {
-                let here = allocations(|| {
-                    worker.turn();
-                });
-                counted.set(counted.get() + here);
-            });
-            assert_eq!(good, DEPTH, "a command has failed");
-        }
-        assert_eq!(counted.get(), 0, "allocations in 100 rounds: {direction:?}");
+        let counts: Vec<u64> = (0..20).map(|_| hundred_rounds(&mut rig)).collect();
+        assert!(
+            counts.contains(&0),
+            "allocations in 100 rounds: {counts:?}, {direction:?}"
+        );
+        assert!(
+            counts.iter().sum::<u64>() < 8 * u64::from(DEPTH),
+            "allocations grow with the commands: {counts:?}, {direction:?}"
+        );
     }
+}
+
+/// The worker's allocations in a hundred rounds.
+fn hundred_rounds(rig: &mut Rig) -> u64 {
+    let counted = Cell::new(0);
+    for _ in 0..100 {
+        let good = rig.round(|worker| {
+            let here = allocations(|| {
+                worker.turn();
+            });
+            counted.set(counted.get() + here);
+        });
+        assert_eq!(good, DEPTH, "a command has failed");
+    }
+    counted.get()
 }
 
 #[test]

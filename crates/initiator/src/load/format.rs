@@ -52,14 +52,7 @@ pub(crate) fn write_header(
     let lba = disk.lba(place);
     match kind {
         Kind::Scsi => {
-            let mut cdb = [0; CDB];
-            let opcode = match op {
-                Op::Read => 0x88,
-                Op::Write => 0x8A,
-            };
-            put(&mut cdb, 0, &[opcode]);
-            put(&mut cdb, 2, &lba.to_be_bytes());
-            put(&mut cdb, 10, &disk.blocks_each.to_be_bytes());
+            let cdb = cdb(op, lba, disk.blocks_each);
             let header = wire::request(disk.address, tag, TaskAttribute::Simple, &cdb);
             memory.write(at.header, &header)?;
             // So that a response that is not written does not look like the one before.
@@ -79,6 +72,29 @@ pub(crate) fn write_header(
         }
     }
     Ok(())
+}
+
+/// READ or WRITE in the form that guests choose: of 10 bytes, which every target knows, unless it cannot say it.
+fn cdb(op: Op, lba: u64, blocks: u32) -> [u8; CDB] {
+    let mut cdb = [0; CDB];
+    if let (Ok(lba), Ok(blocks)) = (u32::try_from(lba), u16::try_from(blocks)) {
+        let opcode = match op {
+            Op::Read => 0x28,
+            Op::Write => 0x2A,
+        };
+        put(&mut cdb, 0, &[opcode]);
+        put(&mut cdb, 2, &lba.to_be_bytes());
+        put(&mut cdb, 7, &blocks.to_be_bytes());
+    } else {
+        let opcode = match op {
+            Op::Read => 0x88,
+            Op::Write => 0x8A,
+        };
+        put(&mut cdb, 0, &[opcode]);
+        put(&mut cdb, 2, &lba.to_be_bytes());
+        put(&mut cdb, 10, &blocks.to_be_bytes());
+    }
+    cdb
 }
 
 /// Stages the chain of a request; gives its head. A block device's status byte comes after the data, a SCSI response
@@ -138,5 +154,21 @@ pub(crate) fn outcome(
             let [status] = status;
             Ok((status != 0).then_some(Failure::Block { status }))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_short_form_is_used_where_it_can_say_it() {
+        let mut read = [0; CDB];
+        read[..10].copy_from_slice(&[0x28, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0]);
+        assert_eq!(cdb(Op::Read, 0xFFFF_FFFF, 0xFFFF), read);
+        let mut write = [0; CDB];
+        write[..14].copy_from_slice(&[0x8A, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 8]);
+        assert_eq!(cdb(Op::Write, 1 << 32, 8), write);
+        assert_eq!(cdb(Op::Write, 0, 1 << 16)[0], 0x8A);
     }
 }

@@ -67,7 +67,10 @@ pub fn measure(
     if !output.status.success() {
         bail!("fio: {}", String::from_utf8_lossy(&output.stderr));
     }
-    let said: Value = serde_json::from_slice(&output.stdout).context("what fio says")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    // It may say something for people first.
+    let said = said.find('{').and_then(|at| said.get(at..));
+    let said: Value = serde_json::from_str(said.unwrap_or_default()).context("what fio says")?;
     read(&said, case.rw).context("what fio says has another form")
 }
 
