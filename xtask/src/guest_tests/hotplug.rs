@@ -210,13 +210,8 @@ neighbours_were_well
         guest.wait_for(&format!("went {cycle}."))?;
     }
     let mut said = figures.end(&server, cycles)?;
-    dismiss(&mut monitor)?;
-    let outcome = guest.finish()?.success()?;
+    said.push(dismiss(guest, &mut monitor)?);
     server.stop()?;
-    said.push(format!(
-        "{} reads of the neighbours verified",
-        outcome.number("verified")?
-    ));
     Ok(said)
 }
 
@@ -281,13 +276,8 @@ neighbours_were_well
         guest.wait_for(&format!("went {cycle}."))?;
     }
     let mut said = figures.end(&server, cycles)?;
-    dismiss(&mut monitor)?;
-    let outcome = guest.finish()?.success()?;
+    said.push(dismiss(guest, &mut monitor)?);
     server.stop()?;
-    said.push(format!(
-        "{} reads of the neighbours verified",
-        outcome.number("verified")?
-    ));
     Ok(said)
 }
 
@@ -323,9 +313,7 @@ neighbours_were_well
         ),
     )?;
     for number in 0..count {
-        let node = format!("node{number}");
-        let add = json!({ "driver": "null-co", "node-name": node, "size": 1 << 20 });
-        monitor.execute("blockdev-add", add)?;
+        null(&mut monitor, &format!("node{number}"))?;
     }
     guest.wait_for("ready\n")?;
     let before = server.holdings()?;
@@ -396,9 +384,7 @@ neighbours_were_well
         ),
     )?;
     for number in 1..=COUNT {
-        let node = format!("node{number}");
-        let add = json!({ "driver": "null-co", "node-name": node, "size": 1 << 20 });
-        monitor.execute("blockdev-add", add)?;
+        null(&mut monitor, &format!("node{number}"))?;
     }
     let add = |monitor: &mut Monitor, number: u32| {
         monitor.device_add(&format!(
@@ -479,11 +465,18 @@ fn start(lab: &Lab, attach: Vec<String>, script: &str) -> Result<Running> {
     ))
 }
 
-/// Lets a guest go that stays until it sees one disk more.
-fn dismiss(monitor: &mut Monitor) -> Result<()> {
-    let node = json!({ "driver": "null-co", "node-name": "last", "size": 1 << 20 });
-    monitor.execute("blockdev-add", node)?;
-    monitor.device_add("scsi-hd,id=last,drive=last,scsi-id=6,lun=1")
+/// Lets a guest go that stays until it sees one disk more, and tells how its neighbours have fared.
+fn dismiss(guest: Running, monitor: &mut Monitor) -> Result<String> {
+    null(monitor, "last")?;
+    monitor.device_add("scsi-hd,id=last,drive=last,scsi-id=6,lun=1")?;
+    let verified = guest.finish()?.success()?.number("verified")?;
+    Ok(format!("{verified} reads of the neighbours verified"))
+}
+
+/// Adds a node of nothing.
+fn null(monitor: &mut Monitor, name: &str) -> Result<()> {
+    let add = json!({ "driver": "null-co", "node-name": name, "size": 1 << 20 });
+    monitor.execute("blockdev-add", add).map(drop)
 }
 
 /// Adds an image that begins with its name.
