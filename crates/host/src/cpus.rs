@@ -1,7 +1,8 @@
-//! Lists of processors: `0-3,8`.
+//! Lists of processors: `0-3,8`, or `node0` for those of a NUMA node.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use rustix::thread::{CpuSet, sched_getaffinity};
@@ -14,8 +15,26 @@ pub struct Cpus(BTreeSet<usize>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// It does not follow the syntax.
-    #[error("{0:?} is no list of CPUs; write their numbers, such as 0-3,8")]
+    #[error(
+        "{0:?} is no list of CPUs; write their numbers, such as 0-3,8, or node0 for those of a NUMA node"
+    )]
     Syntax(String),
+    /// There is no such NUMA node.
+    #[error("there is no NUMA node {node}; this machine has {there}")]
+    NoNode {
+        /// Its number.
+        node: usize,
+        /// Those that there are.
+        there: String,
+    },
+    /// A NUMA node without a processor that this process may use.
+    #[error("NUMA node {node} has no CPU that this process may run on; it may run on {available}")]
+    IdleNode {
+        /// Its number.
+        node: usize,
+        /// The processors that it may run on.
+        available: Cpus,
+    },
     /// There is no such processor, or this process may not use it.
     #[error("CPU {cpu} is not available; this process may run on {available}")]
     Unavailable {
@@ -71,16 +90,24 @@ impl Cpus {
 impl FromStr for Cpus {
     type Err = Error;
 
+    /// Reads a list. Of a node's processors, those that this process may not use are left out.
     fn from_str(text: &str) -> Result<Cpus, Error> {
+        Cpus::read(text, Path::new(NODES))
+    }
+}
+
+/// Where the system says which NUMA nodes there are.
+const NODES: &str = "/sys/devices/system/node";
+
+impl Cpus {
+    fn read(text: &str, nodes: &Path) -> Result<Cpus, Error> {
         let wrong = || Error::Syntax(text.to_owned());
-        let number = |text: &str| {
-            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-            let number = text.parse::<usize>().ok().filter(|_| digits);
-            // The system knows no higher ones.
-            number.filter(|&cpu| cpu < CpuSet::MAX_CPU)
-        };
         let mut cpus = BTreeSet::new();
         for part in text.split(',') {
+            if let Some(node) = part.strip_prefix("node") {
+                cpus.extend(Cpus::of_node(number(node).ok_or_else(wrong)?, nodes)?.0);
+                continue;
+            }
             let (first, last) = part.split_once('-').unwrap_or((part, part));
             let (first, last) = number(first).zip(number(last)).ok_or_else(wrong)?;
             if first > last {
@@ -90,6 +117,38 @@ impl FromStr for Cpus {
         }
         Ok(Cpus(cpus))
     }
+
+    /// Those of a NUMA node that this process may use.
+    fn of_node(node: usize, nodes: &Path) -> Result<Cpus, Error> {
+        let said = |file: String| {
+            let text = std::fs::read_to_string(nodes.join(file)).ok();
+            text.map(|text| text.trim().to_owned())
+        };
+        let list = said(format!("node{node}/cpulist")).ok_or_else(|| Error::NoNode {
+            node,
+            there: said("online".to_owned()).unwrap_or_else(|| "none".to_owned()),
+        })?;
+        // A node can be memory alone.
+        let mut cpus = match list.is_empty() {
+            true => BTreeSet::new(),
+            false => Cpus::read(&list, nodes)?.0,
+        };
+        let Ok(available) = Cpus::available() else {
+            return Ok(Cpus(cpus));
+        };
+        cpus.retain(|cpu| available.0.contains(cpu));
+        match cpus.is_empty() {
+            true => Err(Error::IdleNode { node, available }),
+            false => Ok(Cpus(cpus)),
+        }
+    }
+}
+
+/// A number in digits, as high as the system numbers processors.
+fn number(text: &str) -> Option<usize> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let number = text.parse::<usize>().ok().filter(|_| digits);
+    number.filter(|&cpu| cpu < CpuSet::MAX_CPU)
 }
 
 impl fmt::Display for Cpus {
@@ -144,10 +203,50 @@ mod tests {
             "0x1",
             "1 2",
             "0-99999999",
+            "node",
+            "node-1",
+            "node0-1",
+            "nodes",
         ] {
             let refused = text.parse::<Cpus>();
             assert_eq!(refused, Err(Error::Syntax(text.to_owned())), "{text}");
         }
+    }
+
+    #[test]
+    fn a_node_is_those_of_its_processors_that_can_be_used() {
+        let nodes = tempfile::tempdir().unwrap();
+        let available = Cpus::available().unwrap();
+        let first = available.numbers()[0];
+        for (node, cpulist) in [
+            ("node0", format!("{first},1000-1023\n")),
+            ("node1", "1000-1023\n".to_owned()),
+            ("node2", "\n".to_owned()),
+        ] {
+            std::fs::create_dir(nodes.path().join(node)).unwrap();
+            std::fs::write(nodes.path().join(node).join("cpulist"), cpulist).unwrap();
+        }
+        let read = |text: &str| Cpus::read(text, nodes.path());
+        let refusal = |text: &str| read(text).unwrap_err().to_string();
+        assert_eq!(read("node0"), Ok(Cpus([first].into())));
+        assert_eq!(read("900,node0"), Ok(Cpus([first, 900].into())));
+        for node in [1, 2] {
+            assert_eq!(
+                refusal(&format!("node{node}")),
+                format!(
+                    "NUMA node {node} has no CPU that this process may run on; it may run on {available}"
+                )
+            );
+        }
+        assert_eq!(
+            refusal("node7"),
+            "there is no NUMA node 7; this machine has none"
+        );
+        std::fs::write(nodes.path().join("online"), "0-2\n").unwrap();
+        assert_eq!(
+            refusal("node7"),
+            "there is no NUMA node 7; this machine has 0-2"
+        );
     }
 
     #[test]

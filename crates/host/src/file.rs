@@ -33,6 +33,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::keyval::Options;
 use crate::property::{self, Kind, Property};
+use crate::workers::WorkerThreads;
 use crate::{catalog, model};
 
 use excerpt::Excerpt;
@@ -68,7 +69,7 @@ pub struct Settings {
     /// Request queues of a controller that does not say.
     pub queues: Option<u16>,
     /// Threads of the data path.
-    pub workers: Option<u16>,
+    pub workers: Option<WorkerThreads>,
     /// Microseconds for which they look for work before they sleep.
     pub poll_us: Option<u32>,
     /// What to log.
@@ -122,9 +123,13 @@ pub static SETTINGS: &[Property<Settings>] = &[
     },
     Property {
         name: "workers",
-        kind: Kind::U16(1..=MAX_WORKERS, |s, v| s.workers = Some(v)),
+        kind: Kind::Form("N[,cpus=LIST]", |s, v| {
+            let workers = v.parse::<WorkerThreads>();
+            s.workers = Some(workers.map_err(|error| error.to_string())?);
+            Ok(())
+        }),
         default: "1",
-        description: "threads that serve the queues",
+        description: "threads that serve the queues, and the CPUs that they stay on",
     },
     Property {
         name: "poll-us",

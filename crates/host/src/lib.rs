@@ -41,6 +41,7 @@ mod statistics;
 mod threads;
 mod throttling;
 mod units;
+mod workers;
 
 pub use error::Error;
 pub use event::{
@@ -57,3 +58,4 @@ pub use query::{
 pub use statistics::{Boundaries, HistogramOf, SetHistogram};
 pub use threads::IoThreadInfo;
 pub use throttling::{Limited, Throttling, limit_values};
+pub use workers::WorkerThreads;

@@ -46,6 +46,8 @@ pub enum Kind<T: 'static> {
     Choose(u16, Set<T, Option<u16>>),
     /// Any text.
     Text(Set<T, String>),
+    /// Text of a form that is called so; what refuses another says what would be right.
+    Form(&'static str, fn(&mut T, &str) -> Result<(), String>),
     /// One of a few words.
     Word(&'static [Choice<T>]),
 }
@@ -192,6 +194,7 @@ impl<T> Property<T> {
                 set(target, Some(value));
             }
             Kind::Text(set) => set(target, text.to_owned()),
+            Kind::Form(_, set) => set(target, text).map_err(wrong)?,
             Kind::Word(words) => {
                 let (_, set) = words
                     .iter()
@@ -219,6 +222,7 @@ impl<T> fmt::Display for Kind<T> {
             Kind::U64(..) => f.write_str("uint64"),
             Kind::Choose(..) => f.write_str("int32"),
             Kind::Text(_) => f.write_str("str"),
+            Kind::Form(name, _) => f.write_str(name),
             Kind::Word(words) => {
                 for (i, (word, _)) in words.iter().enumerate() {
                     write!(f, "{}{word}", if i == 0 { "" } else { "|" })?;

@@ -127,9 +127,10 @@ pub struct Serve {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(lunar_host::catalog::MAX_QUEUES)))]
     pub queues: Option<u16>,
 
-    /// Threads that serve the queues [default: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(lunar_host::file::MAX_WORKERS)))]
-    pub workers: Option<u16>,
+    /// Threads that serve the queues, and the CPUs that they stay on: a list (cpus=2-3,8), or those of a NUMA node
+    /// (cpus=node0); cpus=LIST alone is a thread on each CPU [default: 1]
+    #[arg(long, value_name = "N[,cpus=LIST]")]
+    pub workers: Option<lunar_host::WorkerThreads>,
 
     /// Microseconds for which a thread looks for work before it sleeps [default: 32]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(lunar_host::file::MAX_POLL_US)))]

@@ -189,7 +189,7 @@ pub fn settings(serve: &Serve, file: Option<&File>) -> Settings {
     }
     settings.images.extend(serve.images.iter().cloned());
     settings.queues = serve.queues.or(settings.queues);
-    settings.workers = serve.workers.or(settings.workers);
+    settings.workers = serve.workers.clone().or(settings.workers);
     settings.poll_us = serve.poll_us.or(settings.poll_us);
     let metrics = serve.metrics.as_ref().map(ToString::to_string);
     settings.metrics = metrics.or(settings.metrics);

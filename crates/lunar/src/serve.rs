@@ -55,11 +55,12 @@ pub fn run(serve: &Serve) -> Result<(), Failure> {
         .map_err(Failure::Runtime)?;
 
     let machine = settings.qemu_monitor.as_ref().map(PathBuf::from);
+    let workers = settings.workers.clone().unwrap_or_default();
     let config = Config {
         workers: WorkersConfig {
-            count: settings.workers.unwrap_or(1).into(),
+            count: workers.count().into(),
             spin: Duration::from_micros(settings.poll_us.unwrap_or(32).into()),
-            ..WorkersConfig::default()
+            cpus: workers.cpus().numbers(),
         },
         queues: settings.queues,
         settings,

@@ -781,7 +781,7 @@ fn an_iothread_that_cannot_be_is_refused_and_leaves_nothing() {
         (
             "cpus",
             json!("1-"),
-            "cpus: \"1-\" is no list of CPUs; write their numbers, such as 0-3,8",
+            "cpus: \"1-\" is no list of CPUs; write their numbers, such as 0-3,8, or node0 for those of a NUMA node",
         ),
         (
             "cpus",

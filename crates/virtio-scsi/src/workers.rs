@@ -18,8 +18,19 @@ pub struct WorkersConfig {
     pub count: usize,
     /// How long a thread looks for work before it sleeps.
     pub spin: Duration,
-    /// The CPU of each thread; threads beyond the list run anywhere.
+    /// The CPUs that they stay on: one each, if there are as many as threads; otherwise each may use all. Without any they
+    /// run anywhere.
     pub cpus: Vec<usize>,
+}
+
+impl WorkersConfig {
+    /// The CPUs of one of the threads.
+    fn cpus_of(&self, number: usize) -> Vec<usize> {
+        match self.cpus.get(number) {
+            Some(&own) if self.cpus.len() == self.count => vec![own],
+            _ => self.cpus.clone(),
+        }
+    }
 }
 
 impl Default for WorkersConfig {
@@ -137,14 +148,14 @@ impl Workers {
     /// Starts the threads that serve all controllers.
     ///
     /// # Errors
-    /// One of them cannot be started, or not on its CPU. None is left then.
+    /// One of them cannot be started, or not on its CPUs. None is left then.
     pub fn start(config: WorkersConfig) -> std::io::Result<Arc<Workers>> {
         let workers = Arc::new(Workers::new(config.count.max(1)));
         for number in 0..workers.common {
             workers.add(WorkerConfig {
                 name: format!("lunar-worker{number}"),
                 spin: config.spin,
-                cpus: config.cpus.get(number).copied().into_iter().collect(),
+                cpus: config.cpus_of(number),
             })?;
         }
         Ok(workers)

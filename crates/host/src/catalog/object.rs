@@ -95,7 +95,7 @@ pub static IOTHREAD: &[Property<IoThreadOptions>] = &[
         name: "cpus",
         kind: Kind::Text(|t, v| t.cpus = Some(v)),
         default: "",
-        description: "CPUs that it stays on, such as 0-3,,8",
+        description: "CPUs that it stays on, such as 0-3,,8 or node0",
     },
 ];
 

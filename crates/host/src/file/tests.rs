@@ -81,7 +81,7 @@ fn settings_are_read_from_the_front() {
             qemu_monitor: Some("/q".into()),
             metrics: Some("9000".into()),
             queues: Some(4),
-            workers: Some(2),
+            workers: Some("2".parse().unwrap()),
             poll_us: Some(0),
             log: Some("info".into()),
             log_format: Some("json".into()),
@@ -119,6 +119,11 @@ fn every_kind_of_mistake_has_its_place() {
             "did you mean \"workers\"?",
         ),
         ("workers = 0", "1:11", "must be a number from 1 to 256"),
+        (
+            "workers = '2,cpus=1023'",
+            "1:11",
+            "CPU 1023 is not available",
+        ),
         ("queues = 'many'", "1:10", "must be a number from 1 to 254"),
         ("[[drvie]]\nfile = 'x'", "1:3", "did you mean \"drive\"?"),
         ("[server]\nworkers = 2", "1:2", "no table \"server\""),
@@ -216,7 +221,7 @@ fn values_are_written_as_what_they_are() {
     )
     .unwrap();
     let settings = Settings {
-        workers: Some(2),
+        workers: Some("2".parse().unwrap()),
         monitor: vec!["unix:/m".into()],
         ..Settings::default()
     };

@@ -40,7 +40,13 @@ pub fn write<'a>(
         ("qemu-monitor", qemu_monitor.as_deref().map(string)),
         ("metrics", metrics.as_deref().map(string)),
         ("queues", queues.map(|n| n.to_string())),
-        ("workers", workers.map(|n| n.to_string())),
+        (
+            "workers",
+            workers.as_ref().map(|threads| match threads.to_string() {
+                number if number.bytes().all(|b| b.is_ascii_digit()) => number,
+                other => string(&other),
+            }),
+        ),
         ("poll-us", poll_us.map(|n| n.to_string())),
         ("log", log.as_deref().map(string)),
         ("log-format", log_format.as_deref().map(string)),

@@ -370,3 +370,31 @@ fn paths_that_contradict_each_other_about_their_port_group_are_refused() {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     place.serve(&arguments, &["s", "t"]);
 }
+
+#[test]
+fn workers_that_cannot_be_are_refused_with_the_value_and_what_would_be_right() {
+    let place = Place::new();
+    for (workers, message) in [
+        ("0", "must be a number from 1 to 256, cpus=LIST, or both"),
+        ("2,cpu=1", "such as 2,cpus=0-3"),
+        (
+            "2,cpus=0-",
+            "\"0-\" is no list of CPUs; write their numbers",
+        ),
+        (
+            "cpus=1023",
+            "CPU 1023 is not available; this process may run on ",
+        ),
+        (
+            "2,cpus=node999",
+            "there is no NUMA node 999; this machine has ",
+        ),
+    ] {
+        let output = place.run(&["serve", "--socket-path=s", "--workers", workers, "no.img"]);
+        assert_eq!(output.status.code(), Some(USAGE));
+        let said = stderr(&output);
+        assert!(said.contains(&format!("'{workers}'")), "{said}");
+        assert!(said.contains("'--workers <N[,cpus=LIST]>'"), "{said}");
+        assert!(said.contains(message), "{said}");
+    }
+}

@@ -4,11 +4,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use lunar_host::cpus::Cpus;
 use lunar_initiator::{Address, Command, Data, Initiator, Options};
 use lunar_scsi::Lun;
 use rustix::process::Signal;
 
-use crate::program::Place;
+use crate::program::{Place, Server};
 
 const BLOCK: usize = 512;
 
@@ -278,4 +279,100 @@ fn an_idle_server_uses_no_cpu() {
     // One tick is 10 ms; spinning would be 150 of them.
     assert!(server.cpu_ticks() - before <= 1);
     assert_eq!(read(&mut guest, address(0, 0)), [1; BLOCK]);
+}
+
+/// What the system says of each thread: its name, and the processors that it may use.
+fn affinities(server: &Server) -> Vec<(String, String)> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.process())).unwrap();
+    let mut threads: Vec<_> = tasks
+        .map(|task| {
+            let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let field = |name: &str| {
+                let found = status.lines().find_map(|line| line.strip_prefix(name));
+                found.unwrap().trim().to_owned()
+            };
+            (field("Name:"), field("Cpus_allowed_list:"))
+        })
+        .filter(|(name, _)| name.starts_with("lunar-worker"))
+        .collect();
+    threads.sort();
+    threads
+}
+
+/// The processors that this process may use, as the system writes them, and their numbers.
+fn own_processors() -> (String, Vec<usize>) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .unwrap()
+        .trim();
+    let cpus: Cpus = list.parse().unwrap();
+    (list.to_owned(), cpus.numbers())
+}
+
+#[test]
+fn workers_stay_on_the_cpus_that_are_named() {
+    let place = Place::new();
+    let (all, numbers) = own_processors();
+    let one = numbers[0].to_string();
+    let serve = |workers: &str| {
+        let disk = ["--blockdev=null-co,node-name=n", "--device=scsi-hd,drive=n"];
+        let server = place.serve(
+            &[&["--socket-path=s", "--workers", workers][..], &disk].concat(),
+            &["s"],
+        );
+        let found = affinities(&server);
+        assert_eq!(server.stop(Signal::TERM).code, Some(0));
+        found
+    };
+    let named = |cpus: &[String]| -> Vec<(String, String)> {
+        let numbered = cpus.iter().enumerate();
+        numbered
+            .map(|(number, cpus)| (format!("lunar-worker{number}"), cpus.clone()))
+            .collect()
+    };
+    // One on each, if that many are named.
+    let each: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+    assert_eq!(serve(&format!("cpus={all}")), named(&each));
+    assert_eq!(serve(&format!("{},cpus={all}", each.len())), named(&each));
+    // Otherwise on any of them.
+    let more = each.len() + 1;
+    assert_eq!(
+        serve(&format!("{more},cpus={all}")),
+        named(&vec![all.clone(); more])
+    );
+    assert_eq!(
+        serve(&format!("3,cpus={one}")),
+        named(&[one.clone(), one.clone(), one.clone()])
+    );
+    assert_eq!(serve("2"), named(&[all.clone(), all]));
+}
+
+#[test]
+fn a_numa_node_stands_for_its_cpus() {
+    let place = Place::new();
+    let (all, numbers) = own_processors();
+    let node = std::fs::read_to_string("/sys/devices/system/node/node0/cpulist").unwrap();
+    let node: Cpus = node.trim().parse().unwrap();
+    let mut usable = node.numbers();
+    usable.retain(|cpu| numbers.contains(cpu));
+    let server = place.serve(
+        &[
+            "--socket-path=s",
+            "--workers=1,cpus=node0",
+            "--monitor=unix:m",
+            "--blockdev=null-co,node-name=n",
+            "--device=scsi-hd,drive=n",
+        ],
+        &["s", "m"],
+    );
+    let [(_, cpus)] = &affinities(&server)[..] else {
+        panic!("one worker was asked for");
+    };
+    assert_eq!(cpus.parse::<Cpus>().unwrap().numbers(), usable, "of {all}");
+    // What makes the same server elsewhere is the node, not what it happened to consist of.
+    let dump = place.run(&["config", "dump", "m"]);
+    let dump = crate::program::stdout(&dump);
+    assert!(dump.contains("workers = \"1,cpus=node0\"\n"), "{dump}");
 }

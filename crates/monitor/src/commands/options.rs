@@ -192,7 +192,7 @@ fn of_property<T>(owner: &str, row: &Property<T>) -> Type {
         Values::U16(..) => u16::describe(),
         Values::U32(..) => u32::describe(),
         Values::Choose(..) => i64::describe(),
-        Values::Text(_) => Type::Str,
+        Values::Text(_) | Values::Form(..) => Type::Str,
         Values::OnOffAuto(_) => words(vec!["on".into(), "off".into(), "auto".into()]),
         Values::Word(choices) => words(choices.iter().map(|(word, _)| (*word).into()).collect()),
     }
