@@ -145,7 +145,8 @@ impl Ring {
         if start.enable {
             session.enable_ring(self.index, true)?;
         }
-        Ok(())
+        // Some servers take a kick that overtakes the enabling, and forget it.
+        session.settle()
     }
 
     /// Notes where the server stopped: the next start goes on there.

@@ -116,6 +116,14 @@ impl Session {
         }
     }
 
+    /// Returns when the server has done all that it was told, whether or not it acknowledges.
+    pub fn settle(&self) -> Result<(), Error> {
+        if self.protocol_features & protocol::REPLY_ACK == 0 {
+            self.channel.ask_word(Request::GetFeatures, &[])?;
+        }
+        Ok(())
+    }
+
     /// SET_FEATURES.
     pub fn set_features(&self, features: u64) -> Result<(), Error> {
         self.tell(Request::SetFeatures, &words(&[features]), &[])

@@ -123,6 +123,9 @@ fn measure(options: &Suite, cases: &[Case]) -> anyhow::Result<()> {
         for round in 0..options.rounds {
             for (i, contestant) in case.contestants.iter().enumerate() {
                 progress.show(turn + i, round, case, contestant);
+                if let Some(image) = image.as_deref().filter(|_| case.image.is_direct()) {
+                    files::cool(image).with_context(|| image.display().to_string())?;
+                }
                 let sample = contestant.measure(case, image.as_deref(), options, &processors);
                 match sample {
                     Ok(sample) => outcome.add(i, sample),

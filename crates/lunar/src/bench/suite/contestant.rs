@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Suite;
@@ -20,7 +20,7 @@ use crate::bench::{self, wanted};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Before figures count: caches are filled, and a server that adapts has done so.
-const RAMP: Duration = Duration::from_millis(200);
+pub const RAMP: Duration = Duration::from_millis(200);
 
 /// A program that takes part if it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +60,9 @@ pub enum Contestant {
     Lunar { luns: u16, packed: bool },
     /// QEMU's server of block devices, with one of its ways of I/O.
     Qemu { aio: &'static str },
-    /// The published SCSI server of the rust-vmm project.
-    VhostDeviceScsi,
+    /// The published SCSI server of the rust-vmm project. It goes through the host's page cache, whether or not the others
+    /// do.
+    VhostDeviceScsi { alone: bool },
     /// Without any machine.
     Fio(Engine),
     /// A loop that copies within memory.
@@ -94,7 +95,9 @@ impl Contestant {
         }
         let raw = matches!(image, Image::Tmpfs | Image::Direct);
         if has(Program::VhostDeviceScsi) && raw {
-            all.push(Contestant::VhostDeviceScsi);
+            all.push(Contestant::VhostDeviceScsi {
+                alone: image.is_direct(),
+            });
         }
         // They have no client, so they need no second turn with another one.
         if has(Program::Fio) && raw && polling {
@@ -120,7 +123,10 @@ impl Contestant {
             Contestant::Lunar { luns, .. } => format!("lunar ({luns} disks)"),
             Contestant::Qemu { aio: "none" } => Program::Qemu.name().to_owned(),
             Contestant::Qemu { aio } => format!("{} ({aio})", Program::Qemu.name()),
-            Contestant::VhostDeviceScsi => Program::VhostDeviceScsi.name().to_owned(),
+            Contestant::VhostDeviceScsi { alone } => {
+                let which = if *alone { " (page cache)" } else { "" };
+                format!("{}{which}", Program::VhostDeviceScsi.name())
+            }
             Contestant::Fio(engine) => format!("fio ({})", engine.name()),
             Contestant::Copying => "memcpy".to_owned(),
         }
@@ -140,13 +146,15 @@ impl Contestant {
                 fio::measure(*engine, case, image, options, processors)
             }
             Contestant::Copying => copying(case, options, processors),
-            Contestant::Lunar { .. } | Contestant::Qemu { .. } | Contestant::VhostDeviceScsi => {
+            Contestant::Lunar { .. }
+            | Contestant::Qemu { .. }
+            | Contestant::VhostDeviceScsi { .. } => {
                 let sockets = tempfile::tempdir().context("a directory for the socket")?;
                 let socket = sockets.path().join("s");
                 let command = self.command(case, image, options, &socket)?;
                 let server = Server::start(command, &socket, sockets.path(), processors)?;
                 let sample = ask(case, &socket, &server, options, processors, *self);
-                sample.with_context(|| server.log())
+                sample.map_err(|error| server.explain(error))
             }
         }
     }
@@ -211,7 +219,7 @@ impl Contestant {
                 ));
                 PathBuf::from(Program::Qemu.name())
             }
-            Contestant::VhostDeviceScsi => {
+            Contestant::VhostDeviceScsi { .. } => {
                 arguments.extend([format!("--socket-path={socket}"), path]);
                 PathBuf::from(Program::VhostDeviceScsi.name())
             }
@@ -249,10 +257,12 @@ impl Server {
         let deadline = Instant::now() + PATIENCE;
         while !socket.exists() {
             if let Some(status) = server.child.try_wait()? {
-                bail!("it ended with {status}: {}", server.log());
+                let error = anyhow!("it ended with {status}");
+                return Err(server.explain(error));
             }
             if Instant::now() > deadline {
-                bail!("no socket after {PATIENCE:?}: {}", server.log());
+                let error = anyhow!("no socket after {PATIENCE:?}");
+                return Err(server.explain(error));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -263,9 +273,13 @@ impl Server {
         i32::try_from(self.child.id()).ok()
     }
 
-    /// What it has said.
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+    /// What went wrong, and what the server said last.
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        match log.lines().rev().find(|line| !line.trim().is_empty()) {
+            Some(last) => anyhow!("{error:#}; the server's last words: {}", last.trim()),
+            None => error,
+        }
     }
 }
 

@@ -37,6 +37,14 @@ impl Sample {
     }
 }
 
+impl Sample {
+    /// Requests for a second of the server's processor time.
+    pub fn per_cpu_second(&self) -> Option<f64> {
+        let us = self.cpu_us.filter(|&us| us > 0.0)?;
+        Some(1e6 / us)
+    }
+}
+
 /// The middle of several figures, and how far they are apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spread {
@@ -114,7 +122,7 @@ impl<'a> Outcome<'a> {
     }
 
     /// How many times as much the first does as `row`, round by round.
-    pub fn ratio(&self, row: &Row, figure: fn(&Sample) -> Option<f64>) -> Option<Spread> {
+    pub fn ratio(&self, row: &Row, figure: impl Fn(&Sample) -> Option<f64>) -> Option<Spread> {
         let first = self.rows.first()?;
         let pairs = first.samples.iter().zip(&row.samples);
         Spread::of(pairs.filter_map(|(own, other)| Some(figure(own)? / figure(other)?)))
@@ -128,10 +136,22 @@ impl<'a> Outcome<'a> {
                 let _ = write!(text, "  {}: failed", row.name);
                 continue;
             };
-            let _ = match self.ratio(row, |sample| Some(sample.iops)) {
-                Some(ratio) if i > 0 => write!(text, "  {}: {:.2}", row.name, ratio.median),
-                _ => write!(text, "  {} IOPS;", report::grouped(iops.median)),
-            };
+            let ratio = self.ratio(row, |sample| Some(sample.iops));
+            match ratio.filter(|_| i > 0) {
+                Some(ratio) => {
+                    let _ = write!(text, "  {}: {:.2}", row.name, ratio.median);
+                    if let Some(ratio) = self.ratio(row, Sample::per_cpu_second) {
+                        let _ = write!(text, " (CPU {:.2})", ratio.median);
+                    }
+                }
+                None => {
+                    let _ = write!(text, "  {} IOPS", report::grouped(iops.median));
+                    if let Some(each) = row.spread(Sample::per_cpu_second) {
+                        let _ = write!(text, " ({} per CPU-s)", report::grouped(each.median));
+                    }
+                    text.push(';');
+                }
+            }
         }
         text.push('\n');
         text
@@ -146,6 +166,7 @@ pub fn json(setting: &Setting, outcomes: &[Outcome<'_>]) -> Value {
             "p50-us": sample.p50_us,
             "p99-us": sample.p99_us,
             "cpu-us-per-request": sample.cpu_us,
+            "requests-per-cpu-second": sample.per_cpu_second(),
             "kicks-per-request": sample.kicks,
             "interrupts-per-request": sample.interrupts,
         })
@@ -153,10 +174,12 @@ pub fn json(setting: &Setting, outcomes: &[Outcome<'_>]) -> Value {
     let cases = outcomes.iter().map(|outcome| {
         let rows = outcome.rows.iter().map(|row| {
             let ratio = outcome.ratio(row, |sample| Some(sample.iops));
+            let cpu = outcome.ratio(row, Sample::per_cpu_second);
             json!({
                 "name": row.name,
                 "samples": row.samples.iter().map(sample).collect::<Vec<_>>(),
                 "first-to-this": ratio.map(|ratio| ratio.median),
+                "first-to-this-per-cpu-second": cpu.map(|ratio| ratio.median),
                 "failure": row.failure,
             })
         });
