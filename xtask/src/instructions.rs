@@ -26,7 +26,10 @@ pub struct Options {
 }
 
 /// What is needed on this machine: package, and a file that proves it is there.
-const HOST_PACKAGES: &[(&str, &str)] = &[("valgrind", "/usr/bin/valgrind")];
+const HOST_PACKAGES: &[(&str, &str)] = &[
+    ("valgrind", "/usr/bin/valgrind"),
+    ("qemu-utils", "/usr/bin/qemu-img"),
+];
 
 /// What the benchmarks cost when somebody last accepted it.
 const BASELINE: &str = "crates/virtio-scsi/benches/instructions.txt";

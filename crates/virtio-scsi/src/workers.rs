@@ -171,16 +171,21 @@ impl Workers {
         }
     }
 
-    /// One worker without a thread: the caller's own takes its turns.
+    /// So many workers without threads: each is made by [`Workers::on_this_thread`], and all are before there is a
+    /// controller.
+    pub fn without_threads(count: usize) -> Arc<Workers> {
+        Arc::new(Workers::new(count.max(1)))
+    }
+
+    /// The worker of this number, which the caller's own thread gives its turns.
     ///
     /// # Errors
     /// The worker's ring could not be set up.
-    pub fn on_this_thread() -> std::io::Result<(Arc<Workers>, LocalWorker)> {
-        let workers = Workers::new(1);
-        let peers = workers.peers.clone();
-        let reactor = Reactor::new(RING_ENTRIES, |handle| Worker::new(handle, 0, peers))?;
-        workers.peers.set(0, Some(reactor.remote()));
-        Ok((Arc::new(workers), LocalWorker(reactor)))
+    pub fn on_this_thread(&self, number: usize) -> std::io::Result<LocalWorker> {
+        let peers = self.peers.clone();
+        let reactor = Reactor::new(RING_ENTRIES, |handle| Worker::new(handle, number, peers))?;
+        self.peers.set(number, Some(reactor.remote()));
+        Ok(LocalWorker(reactor))
     }
 
     /// Starts one more thread, for those controllers that ask for it.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use lunar_block::{Driver, Image, NodeOptions, open_node};
 
-use rig::{DEPTH, Direction, Rig};
+use rig::{DEPTH, Direction, Plan, Rig};
 
 /// The system's allocator, which counts what the thread asks of it.
 struct Counting;
@@ -62,9 +62,13 @@ fn allocations(work: impl FnOnce()) -> u64 {
 fn assert_steady(driver: Driver) {
     let image: Arc<dyn Image> = open_node(driver, &NodeOptions::default()).unwrap();
     for direction in [Direction::Read, Direction::Write] {
-        let mut rig = Rig::new(&image, 1, direction, false);
-        rig.warm_up();
-        let counts: Vec<u64> = (0..20).map(|_| hundred_rounds(&mut rig)).collect();
+        let plan = Plan {
+            image: Arc::clone(&image),
+            disks: 1,
+            direction,
+            packed: false,
+        };
+        let counts: Vec<u64> = plan.run(|rig| (0..20).map(|_| hundred_rounds(rig)).collect());
         assert!(
             counts.contains(&0),
             "allocations in 100 rounds: {counts:?}, {direction:?}"

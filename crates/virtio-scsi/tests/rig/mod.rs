@@ -6,7 +6,8 @@
     reason = "the rig is a test's: what fails there fails the test"
 )]
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
 use lunar_block::Image;
@@ -31,6 +32,8 @@ const RESPONSE: (u64, u32) = (BLOCK as u64 + 128, 108);
 const TABLE: u64 = BLOCK as u64 + 256;
 /// Before the commands' pieces: the ring.
 const RING: u64 = 1 << 16;
+/// A queue's part of guest memory.
+const PART: u64 = RING + DEPTH as u64 * PIECE;
 
 /// What the commands do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,89 +42,209 @@ pub enum Direction {
     Write,
 }
 
+/// What is asked of which disks.
+pub struct Plan {
+    pub image: Arc<dyn Image>,
+    /// Disks on the image behind target 0, of which the last one gets the commands.
+    pub disks: u16,
+    pub direction: Direction,
+    pub packed: bool,
+}
+
+impl Plan {
+    /// Has a rig on this thread do `work`.
+    pub fn run<T>(&self, work: impl FnOnce(&mut Rig) -> T) -> T {
+        Machine::new(self, 1).run(0, work)
+    }
+
+    /// Has so many rigs do `work` at the same time, each on a thread of its own: the queues of one controller.
+    #[allow(dead_code, reason = "not every user of the rig has several")]
+    pub fn run_on_threads<T: Send>(
+        &self,
+        threads: usize,
+        work: impl Fn(usize, &mut Rig) -> T + Sync,
+    ) -> Vec<T> {
+        let (machine, work) = (&Machine::new(self, threads), &work);
+        thread::scope(|scope| {
+            let rig = |number| scope.spawn(move || machine.run(number, |rig| work(number, rig)));
+            let rigs: Vec<_> = (0..threads).map(rig).collect();
+            rigs.into_iter().map(|rig| rig.join().unwrap()).collect()
+        })
+    }
+}
+
+/// A controller, of which each rig has a queue.
+struct Machine<'a> {
+    plan: &'a Plan,
+    workers: Arc<Workers>,
+    memory: Arc<GuestMemory>,
+    /// Where this process has the memory.
+    user: u64,
+    controller: Mutex<Option<Arc<Controller>>>,
+    /// How far it is: [`READY`], [`GONE`].
+    state: AtomicUsize,
+    /// The rigs begin together.
+    start: Barrier,
+    /// Rigs that have not finished.
+    busy: AtomicUsize,
+}
+
+const READY: usize = 1;
+const GONE: usize = 2;
+
+impl Machine<'_> {
+    fn new(plan: &Plan, rigs: usize) -> Machine<'_> {
+        let (region, _file) = Region::allocate(GPA, PART * rigs as u64).unwrap();
+        Machine {
+            plan,
+            workers: Workers::without_threads(rigs),
+            user: region.user_addr(),
+            memory: Arc::new(GuestMemory::new([Arc::new(region)]).unwrap()),
+            controller: Mutex::new(None),
+            state: AtomicUsize::new(0),
+            start: Barrier::new(rigs),
+            busy: AtomicUsize::new(rigs),
+        }
+    }
+
+    /// A rig from its beginning to its end.
+    fn run<T>(&self, number: usize, work: impl FnOnce(&mut Rig) -> T) -> T {
+        let mut worker = self.workers.on_this_thread(number).unwrap();
+        self.start.wait();
+        self.turn_until(READY, number, &mut worker, || self.make_controller());
+        let mut rig = Rig::new(self, number, worker);
+        self.start.wait();
+        let result = work(&mut rig);
+        self.busy.fetch_sub(1, Ordering::AcqRel);
+        self.turn_until(GONE, number, &mut rig.worker, || {
+            while self.busy.load(Ordering::Acquire) > 0 {
+                thread::yield_now();
+            }
+            drop(self.controller.lock().unwrap().take());
+        });
+        result
+    }
+
+    /// Gives a worker its turns while the first rig's helper does something to the controller: calls to it wait for all
+    /// workers.
+    fn turn_until(
+        &self,
+        state: usize,
+        number: usize,
+        worker: &mut LocalWorker,
+        control: impl FnOnce() + Send,
+    ) {
+        thread::scope(|scope| {
+            let helper = (number == 0).then(|| scope.spawn(control));
+            while self.state.load(Ordering::Acquire) < state {
+                worker.turn();
+                thread::yield_now();
+                if helper.as_ref().is_some_and(|helper| helper.is_finished()) {
+                    self.state.store(state, Ordering::Release);
+                }
+            }
+            // If it has failed, so has this.
+            if let Some(helper) = helper {
+                helper.join().unwrap();
+            }
+        });
+    }
+
+    fn make_controller(&self) {
+        let Plan {
+            image,
+            disks,
+            packed,
+            ..
+        } = self.plan;
+        let queues = self.busy.load(Ordering::Acquire);
+        let config = ControllerConfig {
+            request_queues: queues as u16,
+            ..ControllerConfig::default()
+        };
+        let controller = Controller::new(&self.workers, config).unwrap();
+        let features = Features::from_bits_retain(controller.features());
+        let features = match packed {
+            true => features,
+            false => features.difference(Features::RING_PACKED),
+        };
+        controller.set_features(features.bits()).unwrap();
+        controller.set_memory(Arc::clone(&self.memory)).unwrap();
+        for lun in 0..*disks {
+            controller.attach(0, lun, disk(lun, image)).unwrap();
+        }
+        for queue in 0..queues {
+            let layout = layout(queue);
+            let setup = RingSetup {
+                size: layout.size,
+                desc: layout.desc - GPA + self.user,
+                avail: layout.avail - GPA + self.user,
+                used: layout.used - GPA + self.user,
+                base: if *packed { PACKED_BASE } else { 0 },
+                kick: None,
+                call: None,
+                err: None,
+            };
+            let index = REQUEST_QUEUE + queue;
+            controller.start_queue(index, setup, true).unwrap();
+        }
+        *self.controller.lock().unwrap() = Some(controller);
+    }
+}
+
+/// Where a queue's ring is.
+fn layout(queue: usize) -> RingLayout {
+    let at = GPA + queue as u64 * PART;
+    RingLayout {
+        size: RING_SIZE,
+        desc: at,
+        avail: at + 0x4000,
+        used: at + 0x8000,
+        space: AddressSpace::Guest,
+    }
+}
+
 /// See the module.
 pub struct Rig {
     driver: DriverQueue,
     memory: Arc<GuestMemory>,
+    /// Where its commands' pieces begin.
+    pieces: u64,
     /// What a command of each piece looks like in the ring: an indirect table, as Linux makes one.
     tables: Vec<Buffer>,
-    /// There until the end, when it goes on a thread that can wait for the worker.
-    controller: Option<Arc<Controller>>,
     worker: LocalWorker,
 }
 
 impl Rig {
-    /// Disks on `image` behind target 0, of which the last one gets the commands.
-    pub fn new(image: &Arc<dyn Image>, disks: u16, direction: Direction, packed: bool) -> Rig {
-        let (workers, mut worker) = Workers::on_this_thread().unwrap();
-        let (region, _file) = Region::allocate(GPA, RING + u64::from(DEPTH) * PIECE).unwrap();
-        let user = region.user_addr();
-        let memory = Arc::new(GuestMemory::new([Arc::new(region)]).unwrap());
-        let layout = RingLayout {
-            size: RING_SIZE,
-            desc: GPA,
-            avail: GPA + 0x4000,
-            used: GPA + 0x8000,
-            space: AddressSpace::Guest,
-        };
+    fn new(machine: &Machine<'_>, number: usize, worker: LocalWorker) -> Rig {
         let features = RingFeatures {
             indirect: true,
             event_idx: true,
-            packed,
+            packed: machine.plan.packed,
         };
-        let driver = DriverQueue::new(&memory, layout, features).unwrap();
+        let driver = DriverQueue::new(&machine.memory, layout(number), features).unwrap();
         driver.disable_interrupts();
-        let setup = RingSetup {
-            size: layout.size,
-            desc: layout.desc - GPA + user,
-            avail: layout.avail - GPA + user,
-            used: layout.used - GPA + user,
-            base: if packed { PACKED_BASE } else { 0 },
-            kick: None,
-            call: None,
-            err: None,
-        };
-        let units: Vec<_> = (0..disks).map(|lun| disk(lun, image)).collect();
-        // Calls to the controller wait for the worker, so they are another thread's.
-        let controller = thread::scope(|scope| {
-            let control = scope.spawn(|| {
-                let controller = Controller::new(&workers, ControllerConfig::default()).unwrap();
-                let features = Features::from_bits_retain(controller.features());
-                let features = match packed {
-                    true => features,
-                    false => features.difference(Features::RING_PACKED),
-                };
-                controller.set_features(features.bits()).unwrap();
-                controller.set_memory(Arc::clone(&memory)).unwrap();
-                for (lun, unit) in (0..).zip(units) {
-                    controller.attach(0, lun, unit).unwrap();
-                }
-                controller.start_queue(REQUEST_QUEUE, setup, true).unwrap();
-                controller
-            });
-            while !control.is_finished() {
-                worker.turn();
-                thread::yield_now();
-            }
-            control.join().unwrap()
-        });
         let mut rig = Rig {
             driver,
-            memory,
+            memory: Arc::clone(&machine.memory),
+            pieces: GPA + number as u64 * PART + RING,
             tables: Vec::new(),
-            controller: Some(controller),
             worker,
         };
+        let Plan {
+            disks, direction, ..
+        } = *machine.plan;
         for number in 0..DEPTH {
             let table = rig.command(number, disks - 1, direction);
             rig.tables.push(table);
         }
+        rig.warm_up();
         rig
     }
 
     /// Puts a command into its piece of memory.
     fn command(&self, number: u16, lun: u16, direction: Direction) -> Buffer {
-        let piece = GPA + RING + u64::from(number) * PIECE;
+        let piece = self.pieces + u64::from(number) * PIECE;
         let mut header = [0; HEADER.1 as usize];
         let [hi, lo] = (lun | 0x4000).to_be_bytes();
         let lba = u32::from(number) * 37 % 256 * 8;
@@ -164,7 +287,7 @@ impl Rig {
     /// Whether a command ended with GOOD, and moved all of its data.
     fn went_well(&self, number: u16) -> bool {
         let mut response = [0xFF; 12];
-        let at = GPA + RING + u64::from(number) * PIECE + RESPONSE.0;
+        let at = self.pieces + u64::from(number) * PIECE + RESPONSE.0;
         self.memory.read(at, &mut response).unwrap();
         // So that an old answer does not pass for a new one.
         self.memory.write(at, &[0xFF; 12]).unwrap();
@@ -172,25 +295,12 @@ impl Rig {
     }
 
     /// Rounds until everything has its place: unit attentions are reported, lists have grown.
-    pub fn warm_up(&mut self) {
+    fn warm_up(&mut self) {
         for _ in 0..4 {
             self.round(|worker| {
                 worker.turn();
             });
         }
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        let controller = self.controller.take();
-        thread::scope(|scope| {
-            let control = scope.spawn(|| drop(controller));
-            while !control.is_finished() {
-                self.worker.turn();
-                thread::yield_now();
-            }
-        });
     }
 }
 
