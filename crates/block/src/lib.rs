@@ -66,7 +66,7 @@ pub use filter::policy::{Action, ErrorRules, Failure, IoStatus, OnError, PolicyE
 pub use filter::throttle::{Limit, Limits, Throttle, ThrottleGroup};
 pub use filter::{Activities, Activity, Histogram, Histograms, Latencies, Stats, WriteThreshold};
 pub use node::{CacheMode, DetectZeroes, Driver, Locking, NodeOptions, open_node};
-pub use op::{Op, OpKind, Progress};
+pub use op::{Asked, Op, OpKind, Progress};
 pub use space::{Space, space_of};
 
 /// One reactor's way to an image.

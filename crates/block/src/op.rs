@@ -61,12 +61,15 @@ pub struct Op {
     asked: Asked,
 }
 
-/// What was asked for.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    kind: OpKind,
-    offset: u64,
-    len: u64,
+/// What an operation was made to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// What to do.
+    pub kind: OpKind,
+    /// Where.
+    pub offset: u64,
+    /// How much.
+    pub len: u64,
 }
 
 /// What the completion that an operation waits for will mean.
@@ -96,19 +99,19 @@ impl Op {
         }
     }
 
-    /// The operation as it was made, whatever a data handle has made of it since.
+    /// What it was made to do, whatever a data handle has made of it since.
     #[inline]
     #[must_use]
-    pub fn asked(&self) -> Op {
-        let Asked { kind, offset, len } = self.asked;
-        Op::new(kind, offset, len, self.data)
+    pub fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// Makes it new again, to be started once more.
     pub fn rewind(&mut self) {
+        let Asked { kind, offset, len } = self.asked;
         *self = Op {
             begun: self.begun,
-            ..self.asked()
+            ..Op::new(kind, offset, len, self.data)
         };
     }
 

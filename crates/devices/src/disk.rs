@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lunar_block::{Error as BlockError, Image, Op, OpKind};
+use lunar_block::{Asked, Error as BlockError, Image, OpKind};
 use lunar_scsi::log::{Parameter, Values};
 use lunar_scsi::mode::{ModePages, Preamble};
 use lunar_scsi::table::ReservationClass;
@@ -252,38 +252,38 @@ impl LogicalUnit for Disk {
         self.unit.profile
     }
 
-    fn execute(&self, row: &'static Row, command: Command<'_>) -> Outcome {
+    fn execute(&self, row: &'static Row, command: &mut Command<'_>) -> Outcome {
         if self.unit.power.is_restricted()
-            && let Err(sense) = self.unit.admit(row, &command)
+            && let Err(sense) = self.unit.admit(row, command)
         {
             return Outcome::check(sense);
         }
         let outcome = match row.operation {
-            Operation::Read => transfer::read(&self.unit, &command),
-            Operation::Write => transfer::write(&self.unit, &command),
-            Operation::Verify => verify::verify(&self.unit, &command),
-            Operation::WriteAndVerify => verify::write_and_verify(&self.unit, &command),
-            Operation::CompareAndWrite => alone::compare_and_write(&self.unit, &command),
-            Operation::OrWrite => alone::or_write(&self.unit, &command),
-            Operation::WriteAtomic => alone::write_atomic(&self.unit, &command),
-            Operation::PreFetch => prefetch::prefetch(&self.unit, &command),
-            Operation::SynchronizeCache => transfer::synchronize(&self.unit, &command),
-            Operation::Unmap => unmap::unmap(&self.unit, &command),
-            Operation::WriteSame => write_same::write_same(&self.unit, &command),
+            Operation::Read => transfer::read(&self.unit, command),
+            Operation::Write => transfer::write(&self.unit, command),
+            Operation::Verify => verify::verify(&self.unit, command),
+            Operation::WriteAndVerify => verify::write_and_verify(&self.unit, command),
+            Operation::CompareAndWrite => alone::compare_and_write(&self.unit, command),
+            Operation::OrWrite => alone::or_write(&self.unit, command),
+            Operation::WriteAtomic => alone::write_atomic(&self.unit, command),
+            Operation::PreFetch => prefetch::prefetch(&self.unit, command),
+            Operation::SynchronizeCache => transfer::synchronize(&self.unit, command),
+            Operation::Unmap => unmap::unmap(&self.unit, command),
+            Operation::WriteSame => write_same::write_same(&self.unit, command),
             Operation::ReadCapacity10 => capacity::read_capacity_10(&self.unit, command),
             Operation::ReadCapacity16 => capacity::read_capacity_16(&self.unit, command),
             Operation::ReadDefectData10 => defects::read_defect_data_10(&self.unit, command),
             Operation::ReadDefectData12 => defects::read_defect_data_12(&self.unit, command),
-            Operation::ExtendedCopy => copy::extended_copy(&self.unit, &command),
+            Operation::ExtendedCopy => copy::extended_copy(&self.unit, command),
             Operation::ReceiveCopyStatus => copy::receive_copy_status(&self.unit, command),
             Operation::ReceiveCopyParameters => Ok(copy::receive_copy_parameters(command)),
-            Operation::GetLbaStatus => lba_status::get_lba_status(&self.unit, &command),
-            Operation::StartStopUnit => power::start_stop(&self.unit, &command),
-            Operation::FormatUnit => erase::format(&self.unit, &command),
-            Operation::Sanitize => erase::sanitize(&self.unit, &command),
-            Operation::PreventAllowMediumRemoval => power::prevent_allow(&self.unit, &command),
-            Operation::LogSense if thresholds::is_asked_for(&self.unit, &command) => {
-                thresholds::log_sense(&self.unit, &command)
+            Operation::GetLbaStatus => lba_status::get_lba_status(&self.unit, command),
+            Operation::StartStopUnit => power::start_stop(&self.unit, command),
+            Operation::FormatUnit => erase::format(&self.unit, command),
+            Operation::Sanitize => erase::sanitize(&self.unit, command),
+            Operation::PreventAllowMediumRemoval => power::prevent_allow(&self.unit, command),
+            Operation::LogSense if thresholds::is_asked_for(&self.unit, command) => {
+                thresholds::log_sense(&self.unit, command)
             }
             _ => Ok(spc::execute(self, row, command)),
         };
@@ -326,14 +326,17 @@ impl LogicalUnit for Disk {
         }
     }
 
-    fn finish(&self, op: &Op, result: Result<(), BlockError>) -> Completion {
+    fn finish(&self, asked: &Asked, result: Result<(), BlockError>) -> Completion {
         match result {
-            Ok(()) => match op.kind {
-                OpKind::Read | OpKind::Write { .. } => Completion::good(op.data.len()),
+            Ok(()) => match asked.kind {
+                OpKind::Read | OpKind::Write { .. } => {
+                    // It is the length of a buffer.
+                    Completion::good(usize::try_from(asked.len).unwrap_or(usize::MAX))
+                }
                 OpKind::Flush | OpKind::Discard | OpKind::WriteZeroes { .. } => Completion::good(0),
             },
             Err(BlockError::Cancelled) => Completion::busy(),
-            Err(error) => Completion::check(self.unit.sense(&error, op.kind, op.offset)),
+            Err(error) => Completion::check(self.unit.sense(&error, asked.kind, asked.offset)),
         }
     }
 

@@ -247,7 +247,7 @@ fn they_ask_for_their_blocks_alone() {
         for opcode in [0x89, 0x8B, 0x9C] {
             let asked: RefCell<Option<Extent>> = RefCell::default();
             let cdb = sixteen(opcode, 0, 3, 2);
-            let start = |command: lunar_target::Command<'_>| {
+            let start = |command: &mut lunar_target::Command<'_>| {
                 let seen = Seen::default();
                 let outcome = begin(&*disk.disk, &seen, command);
                 if let Outcome::Exclusive(extent, _) = &outcome {

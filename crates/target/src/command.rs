@@ -37,13 +37,21 @@ pub struct Command<'a> {
     pub aca: Option<Ticket>,
     /// Whether task management has ended it meanwhile.
     pub ended: &'a Ended,
+    /// What it reaches besides its unit.
+    pub around: &'a dyn Surroundings,
+}
+
+/// What a command reaches besides its own unit: the others of its transport.
+pub trait Surroundings {
     /// Makes what ends other nexuses' commands to this unit, for PREEMPT AND ABORT.
-    pub aborter: &'a dyn Fn() -> Aborter,
+    fn aborter(&self) -> Aborter;
+
     /// What else is behind this target port (for REPORT LUNS): appends the LUNs of the addressed target, ascending.
-    pub luns: &'a dyn Fn(&mut Vec<u16>),
+    fn luns(&self, list: &mut Vec<u16>);
+
     /// What this nexus reaches, behind every target port: shows all units that have an image (for EXTENDED COPY). A command
     /// that asks does everything that it does to a medium, its own unit's included, as a [`Visit`](crate::Visit).
-    pub units: &'a dyn Fn(Visitor<'_>),
+    fn units(&self, visit: Visitor<'_>);
 }
 
 /// Is shown one unit after the other.
@@ -77,14 +85,14 @@ impl Command<'_> {
 
     /// GOOD with what has been built in [`reply`](Command::reply), cut to the CDB's ALLOCATION LENGTH (never an error:
     /// SPC-4 4.2.5.6).
-    pub fn replied(self) -> Outcome {
+    pub fn replied(&mut self) -> Outcome {
         let room = usize::try_from(self.fields().allocation_length()).unwrap_or(usize::MAX);
         self.reply.truncate(room);
         self.replied_whole()
     }
 
     /// GOOD with what has been built in [`reply`](Command::reply), for a command whose CDB has no ALLOCATION LENGTH.
-    pub fn replied_whole(self) -> Outcome {
+    pub fn replied_whole(&self) -> Outcome {
         if self.reply.len() > self.data_in.len() {
             return Outcome::Overrun;
         }

@@ -10,11 +10,11 @@ use crate::{Asked, Command, Completion, LogicalUnit, Look, Manner, Outcome, Seen
 /// the validity of its CDB, then the access state of the target port, then the unit's own
 /// [`execute`](LogicalUnit::execute).
 #[inline]
-pub fn begin(lu: &dyn LogicalUnit, seen: &Seen, command: Command<'_>) -> Outcome {
+pub fn begin(lu: &dyn LogicalUnit, seen: &Seen, command: &mut Command<'_>) -> Outcome {
     let profile = lu.profile();
     let row = decode(profile, command.cdb);
     if (!lu.state().is_quiet(seen) || command.aca.is_some())
-        && let Some(instead) = look(lu, profile, seen, row.as_ref().ok().copied(), &command)
+        && let Some(instead) = look(lu, profile, seen, row.as_ref().ok().copied(), command)
     {
         return instead;
     }
@@ -64,16 +64,16 @@ fn look(
 
 /// Answers a command to an absent LUN of a known target (VS-024): INQUIRY says that there is nothing, REPORT LUNS and
 /// REQUEST SENSE work, everything else is 5/25/00.
-pub fn begin_absent(command: Command<'_>) -> Outcome {
+pub fn begin_absent(command: &mut Command<'_>) -> Outcome {
     begin_without_unit(DeviceType::Absent, command)
 }
 
 /// Answers a command to the REPORT LUNS well-known logical unit (VS-021).
-pub fn begin_report_luns(command: Command<'_>) -> Outcome {
+pub fn begin_report_luns(command: &mut Command<'_>) -> Outcome {
     begin_without_unit(DeviceType::WellKnown, command)
 }
 
-fn begin_without_unit(device: DeviceType, command: Command<'_>) -> Outcome {
+fn begin_without_unit(device: DeviceType, command: &mut Command<'_>) -> Outcome {
     let row = match decode(Profile::new(device), command.cdb) {
         Ok(row) => row,
         Err(sense) => return Outcome::check(sense),

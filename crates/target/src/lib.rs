@@ -32,14 +32,15 @@ mod visit;
 use std::any::Any;
 use std::sync::Arc;
 
-use lunar_block::{Error as BlockError, Image, Op};
+use lunar_block::{Error as BlockError, Image};
 use lunar_scsi::{Cdb, Profile, Row};
 
 pub use access::Alua;
 pub use allegiance::{Fault, Manner};
 pub use attention::UnitAttention;
 pub use command::{
-    Aborter, Alone, Command, Completion, Ended, Outcome, Reached, Task, Then, Visitor, encode_sense,
+    Aborter, Alone, Command, Completion, Ended, Outcome, Reached, Surroundings, Task, Then,
+    Visitor, encode_sense,
 };
 pub use flow::{begin, begin_absent, begin_report_luns};
 pub use line::{Extent, Place, Rank, Ticket, overlap};
@@ -58,7 +59,7 @@ pub trait LogicalUnit: Any + Send + Sync {
 
     /// Runs a command that [`begin`] has let through. `row` is its row in the command table, and its CDB has no bit
     /// that means nothing there.
-    fn execute(&self, row: &'static Row, command: Command<'_>) -> Outcome;
+    fn execute(&self, row: &'static Row, command: &mut Command<'_>) -> Outcome;
 
     /// What a command may touch, asked only while another one is, or wants to be, alone with something.
     fn extent(&self, _row: &'static Row, _cdb: Cdb<'_>) -> Extent {
@@ -66,7 +67,7 @@ pub trait LogicalUnit: Any + Send + Sync {
     }
 
     /// The block operation of [`Outcome::Io`] is over.
-    fn finish(&self, op: &Op, result: Result<(), BlockError>) -> Completion;
+    fn finish(&self, asked: &lunar_block::Asked, result: Result<(), BlockError>) -> Completion;
 
     /// LOGICAL UNIT RESET: the transport has ended the tasks; what is changeable goes back to its defaults.
     fn reset(&self) {

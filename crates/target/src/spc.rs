@@ -122,7 +122,7 @@ impl Common {
 }
 
 /// Runs a command that all kinds of units share.
-pub fn execute(lu: &dyn Primary, row: &Row, command: Command<'_>) -> Outcome {
+pub fn execute(lu: &dyn Primary, row: &Row, command: &mut Command<'_>) -> Outcome {
     match row.operation {
         Operation::TestUnitReady => match lu.ready() {
             Ok(()) => Outcome::good(0),
@@ -158,28 +158,28 @@ pub fn execute(lu: &dyn Primary, row: &Row, command: Command<'_>) -> Outcome {
         Operation::ReportSupportedTaskManagementFunctions => task_management::report(command),
         Operation::ModeSense6 | Operation::ModeSense10 => mode::sense(lu, command),
         Operation::ModeSelect6 | Operation::ModeSelect10 => {
-            mode::select(lu, &command).unwrap_or_else(Outcome::check)
+            mode::select(lu, command).unwrap_or_else(Outcome::check)
         }
         Operation::LogSense => log::sense(lu, command),
-        Operation::LogSelect => log::select(lu, &command).unwrap_or_else(Outcome::check),
-        Operation::SendDiagnostic => diagnostic::send(lu, &command).unwrap_or_else(Outcome::check),
+        Operation::LogSelect => log::select(lu, command).unwrap_or_else(Outcome::check),
+        Operation::SendDiagnostic => diagnostic::send(lu, command).unwrap_or_else(Outcome::check),
         Operation::ReceiveDiagnosticResults => diagnostic::receive(command),
         Operation::ReadBuffer => buffer::read(lu, command),
-        Operation::WriteBuffer => buffer::write(lu, &command).unwrap_or_else(Outcome::check),
+        Operation::WriteBuffer => buffer::write(lu, command).unwrap_or_else(Outcome::check),
         Operation::ReportTimestamp => clock::report(lu, command),
-        Operation::SetTimestamp => clock::set(lu, &command).unwrap_or_else(Outcome::check),
+        Operation::SetTimestamp => clock::set(lu, command).unwrap_or_else(Outcome::check),
         Operation::ReportIdentifyingInformation => identifying::report(lu, command),
         Operation::SetIdentifyingInformation => {
-            identifying::set(lu, &command).unwrap_or_else(Outcome::check)
+            identifying::set(lu, command).unwrap_or_else(Outcome::check)
         }
         Operation::PersistentReserveIn => reservation::persistent_in(lu, command),
         Operation::PersistentReserveOut => {
-            reservation::persistent_out(lu, &command).unwrap_or_else(Outcome::check)
+            reservation::persistent_out(lu, command).unwrap_or_else(Outcome::check)
         }
-        Operation::Reserve => reservation::reserve(lu, &command),
-        Operation::Release => reservation::release(lu, &command),
+        Operation::Reserve => reservation::reserve(lu, command),
+        Operation::Release => reservation::release(lu, command),
         Operation::ReportTargetPortGroups => ports::report(lu, command),
-        Operation::SetTargetPortGroups => ports::set(lu, &command).unwrap_or_else(Outcome::check),
+        Operation::SetTargetPortGroups => ports::set(lu, command).unwrap_or_else(Outcome::check),
         // The profile of a unit names only commands that it runs.
         _ => Outcome::check(Sense::illegal_request(
             AdditionalSense::INVALID_OPERATION_CODE,

@@ -6,13 +6,13 @@ use lunar_target::{Command, Outcome};
 
 use super::Unit;
 
-pub(super) fn read_capacity_10(unit: &Unit, command: Command<'_>) -> Result<Outcome, Sense> {
+pub(super) fn read_capacity_10(unit: &Unit, command: &mut Command<'_>) -> Result<Outcome, Sense> {
     unit.power.ready()?;
     command.reply.extend(unit.capacity_data().to_bytes_10());
     Ok(command.replied_whole())
 }
 
-pub(super) fn read_capacity_16(unit: &Unit, command: Command<'_>) -> Result<Outcome, Sense> {
+pub(super) fn read_capacity_16(unit: &Unit, command: &mut Command<'_>) -> Result<Outcome, Sense> {
     unit.power.ready()?;
     command.reply.extend(unit.capacity_data().to_bytes_16());
     Ok(command.replied())

@@ -125,7 +125,7 @@ fn find(unit: &Unit, cscd: &Cscd<'_>, command: &Command<'_>) -> Result<Option<En
         return Ok(found);
     }
     let mut page = Vec::new();
-    (command.units)(&mut |reached| {
+    command.around.units(&mut |reached| {
         let Some(disk) = (&**reached.unit as &dyn Any).downcast_ref::<Disk>() else {
             return;
         };
@@ -255,7 +255,10 @@ fn third_party(_: Sense) -> Sense {
 }
 
 /// RECEIVE COPY RESULTS with service action COPY STATUS.
-pub(super) fn receive_copy_status(unit: &Unit, command: Command<'_>) -> Result<Outcome, Sense> {
+pub(super) fn receive_copy_status(
+    unit: &Unit,
+    command: &mut Command<'_>,
+) -> Result<Outcome, Sense> {
     let [_, _, list_id, ..] = *command.cdb;
     let data = unit
         .copies
@@ -266,7 +269,7 @@ pub(super) fn receive_copy_status(unit: &Unit, command: Command<'_>) -> Result<O
 }
 
 /// RECEIVE COPY RESULTS with service action OPERATING PARAMETERS.
-pub(super) fn receive_copy_parameters(command: Command<'_>) -> Outcome {
+pub(super) fn receive_copy_parameters(command: &mut Command<'_>) -> Outcome {
     command.reply.extend(operating_parameters(LIMITS));
     command.replied()
 }

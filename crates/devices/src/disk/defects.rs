@@ -13,7 +13,10 @@ const FORMAT: u8 = 0x07;
 /// The highest format that is neither vendor specific nor reserved.
 const PHYSICAL_SECTOR: u8 = 0b101;
 
-pub(super) fn read_defect_data_10(unit: &Unit, command: Command<'_>) -> Result<Outcome, Sense> {
+pub(super) fn read_defect_data_10(
+    unit: &Unit,
+    command: &mut Command<'_>,
+) -> Result<Outcome, Sense> {
     unit.power.ready()?;
     let [_, _, asked, ..] = *command.cdb;
     check_format(asked, 2)?;
@@ -21,7 +24,10 @@ pub(super) fn read_defect_data_10(unit: &Unit, command: Command<'_>) -> Result<O
     Ok(command.replied())
 }
 
-pub(super) fn read_defect_data_12(unit: &Unit, command: Command<'_>) -> Result<Outcome, Sense> {
+pub(super) fn read_defect_data_12(
+    unit: &Unit,
+    command: &mut Command<'_>,
+) -> Result<Outcome, Sense> {
     unit.power.ready()?;
     let asked = command.fields().byte1();
     check_format(asked, 1)?;

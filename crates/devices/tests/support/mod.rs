@@ -25,7 +25,8 @@ use lunar_scsi::{AdditionalSense, Sense, SenseKey, Status};
 use lunar_sgl::Sgl;
 use lunar_target::spc::Primary;
 use lunar_target::{
-    Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Path, Reached, Seen, Then, begin,
+    Aborter, Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Path, Reached, Seen,
+    Surroundings, Then, Visitor, begin,
 };
 
 pub const A: NexusId = NexusId(1);
@@ -217,6 +218,26 @@ pub struct Bench {
     pub reaches: Vec<(Arc<dyn LogicalUnit>, Rc<dyn DataHandle>)>,
 }
 
+impl Surroundings for Bench {
+    fn aborter(&self) -> Aborter {
+        Box::new(|_| Box::pin(std::future::ready(())))
+    }
+
+    fn luns(&self, list: &mut Vec<u16>) {
+        list.extend([0, 5, 300]);
+    }
+
+    fn units(&self, visit: Visitor<'_>) {
+        for (unit, io) in &self.reaches {
+            visit(Reached {
+                unit,
+                io,
+                attached: Rc::new(()),
+            });
+        }
+    }
+}
+
 impl Bench {
     pub fn new(reactor: Handle, image: Recorder, config: DiskConfig) -> Bench {
         let image = Arc::new(image);
@@ -271,7 +292,7 @@ impl Bench {
         cdb: &[u8],
         out: &[u8],
         room: usize,
-        start: impl FnOnce(Command<'_>) -> Outcome,
+        start: impl FnOnce(&mut Command<'_>) -> Outcome,
     ) -> Option<Answer> {
         let mut bytes = [0; 32];
         bytes[..cdb.len()].copy_from_slice(cdb);
@@ -292,7 +313,7 @@ impl Bench {
                 unsafe { Sgl::from_raw(s, len) }
             });
         let mut reply = Vec::new();
-        let command = Command {
+        let mut command = Command {
             nexus,
             cdb: &bytes,
             data_out,
@@ -303,19 +324,9 @@ impl Bench {
             admitted: false,
             aca: None,
             ended: &Ended::default(),
-            aborter: &|| Box::new(|_| Box::pin(std::future::ready(()))),
-            luns: &|luns| luns.extend([0, 5, 300]),
-            units: &|visit| {
-                for (unit, io) in &self.reaches {
-                    visit(Reached {
-                        unit,
-                        io,
-                        attached: Rc::new(()),
-                    });
-                }
-            },
+            around: self,
         };
-        let completion = match start(command) {
+        let completion = match start(&mut command) {
             Outcome::Done(completion) => {
                 data_in.write_at(0, &reply);
                 completion
@@ -326,7 +337,7 @@ impl Bench {
             }
             Outcome::Io(op) => {
                 let result = lunar_block::run(&self.reactor, &self.io, op).await;
-                self.disk.finish(&op, result)
+                self.disk.finish(op.asked(), result)
             }
             // Nothing else runs here: a command is always alone.
             Outcome::Task(task) => task.await,

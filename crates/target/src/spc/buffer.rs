@@ -43,7 +43,7 @@ fn offset(command: &Command<'_>) -> usize {
     usize::try_from(command.cdb.u24::<3>()).unwrap_or(usize::MAX)
 }
 
-pub(super) fn read(lu: &dyn Primary, command: Command<'_>) -> Outcome {
+pub(super) fn read(lu: &dyn Primary, command: &mut Command<'_>) -> Outcome {
     let buffers = &lu.common().buffers;
     let [_, mode, id, ..] = *command.cdb;
     let [_, high, low] = [0, CAPACITY.to_be_bytes()[0], CAPACITY.to_be_bytes()[1]];
@@ -51,7 +51,7 @@ pub(super) fn read(lu: &dyn Primary, command: Command<'_>) -> Outcome {
         DATA if id != 0 => return Outcome::check(Sense::invalid_field_in_cdb(2)),
         DATA => {
             let data = buffers.data.lock().unwrap_or_else(PoisonError::into_inner);
-            match data.get(offset(&command)..) {
+            match data.get(offset(command)..) {
                 Some(rest) => command.reply.extend(rest),
                 None => return Outcome::check(Sense::invalid_field_in_cdb(3)),
             }

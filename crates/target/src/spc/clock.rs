@@ -19,7 +19,7 @@ const BY_OTHER_MEANS: u8 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Clock(Mutex<Option<(u64, Instant)>>);
 
-pub(super) fn report(lu: &dyn Primary, command: Command<'_>) -> Outcome {
+pub(super) fn report(lu: &dyn Primary, command: &mut Command<'_>) -> Outcome {
     let set = *lu
         .common()
         .clock

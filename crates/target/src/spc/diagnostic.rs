@@ -240,7 +240,7 @@ fn send_page(command: &Command<'_>) -> Result<Outcome, Sense> {
 /// PCV of RECEIVE DIAGNOSTIC RESULTS: the page is named.
 const PCV: u8 = 0x01;
 
-pub(super) fn receive(command: Command<'_>) -> Outcome {
+pub(super) fn receive(command: &mut Command<'_>) -> Outcome {
     let [_, flags, page, ..] = *command.cdb;
     if page != 0 && flags & PCV != 0 {
         return Outcome::check(Sense::invalid_field_in_cdb(2));

@@ -80,9 +80,9 @@ fn kind(command: &Command<'_>) -> u8 {
     kind >> 1
 }
 
-pub(super) fn report(lu: &dyn Primary, command: Command<'_>) -> Outcome {
+pub(super) fn report(lu: &dyn Primary, command: &mut Command<'_>) -> Outcome {
     let known = &lu.common().identifying;
-    let kind = kind(&command);
+    let kind = kind(command);
     let information = if kind == SUPPORTED {
         [IDENTIFIER, TEXT]
             .into_iter()

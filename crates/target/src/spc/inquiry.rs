@@ -16,7 +16,7 @@ const NORMACA: u8 = 0x20;
 const DESC: u8 = 0x01;
 
 /// INQUIRY of a unit: its standard data, or one of its pages. What concerns the way to it is filled in here.
-pub(super) fn inquiry(lu: &dyn Primary, command: Command<'_>) -> Outcome {
+pub(super) fn inquiry(lu: &dyn Primary, command: &mut Command<'_>) -> Outcome {
     let [_, flags, page, ..] = *command.cdb;
     let peripheral = Peripheral::connected(lu.profile().device);
     let pages = lu.vpd_pages();
@@ -49,7 +49,7 @@ pub(super) fn inquiry(lu: &dyn Primary, command: Command<'_>) -> Outcome {
 }
 
 /// INQUIRY where there is no unit of a kind: an absent LUN, or the REPORT LUNS well-known logical unit.
-pub(crate) fn inquiry_without_unit(device: DeviceType, command: Command<'_>) -> Outcome {
+pub(crate) fn inquiry_without_unit(device: DeviceType, command: &mut Command<'_>) -> Outcome {
     let peripheral = match device {
         DeviceType::Absent => Peripheral::ABSENT,
         device => Peripheral::connected(device),
@@ -90,7 +90,7 @@ pub(crate) fn no_unit_sense(device: DeviceType) -> Sense {
 }
 
 /// REQUEST SENSE returns `sense` as data, in the format that the CDB asks for (SC-032).
-pub(crate) fn request_sense(sense: Sense, command: Command<'_>) -> Outcome {
+pub(crate) fn request_sense(sense: Sense, command: &mut Command<'_>) -> Outcome {
     let [_, flags, ..] = *command.cdb;
     let format = if flags & DESC != 0 {
         Format::Descriptor

@@ -29,8 +29,8 @@ fn check(lu: &dyn Primary, (page, subpage): (u8, u8)) -> Result<(), Sense> {
     })
 }
 
-pub(super) fn sense(lu: &dyn Primary, command: Command<'_>) -> Outcome {
-    let key = key(&command);
+pub(super) fn sense(lu: &dyn Primary, command: &mut Command<'_>) -> Outcome {
+    let key = key(command);
     let (values, from) = (Values::of(command.fields()), command.cdb.u16::<5>());
     let built = check(lu, key).and_then(|()| match key {
         code::SUPPORTED_PAGES | code::SUPPORTED_SUBPAGES if from != 0 => {

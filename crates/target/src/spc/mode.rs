@@ -8,7 +8,7 @@ use super::Primary;
 use crate::{Command, Outcome, UnitAttention, Who};
 
 /// MODE SENSE: the pages as they are.
-pub(super) fn sense(lu: &dyn Primary, command: Command<'_>) -> Outcome {
+pub(super) fn sense(lu: &dyn Primary, command: &mut Command<'_>) -> Outcome {
     let pages = lu
         .mode_pages()
         .lock()

@@ -15,7 +15,7 @@ const EXTENDED: u8 = 1;
 /// SET TARGET PORT GROUPS has as many descriptors as there can be groups, and a header.
 const MAX_LIST: u32 = 4 + 4 * 0x1_0000;
 
-pub(super) fn report(lu: &dyn Primary, command: Command<'_>) -> Outcome {
+pub(super) fn report(lu: &dyn Primary, command: &mut Command<'_>) -> Outcome {
     let format = command.fields().byte1() >> 5;
     if format > EXTENDED {
         return Outcome::check(Sense::invalid_bits_in_cdb(1, 7));

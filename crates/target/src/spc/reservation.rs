@@ -39,7 +39,7 @@ fn completion<T>(result: Result<T, Refusal>, transferred: usize) -> Completion {
     }
 }
 
-pub(super) fn persistent_in(lu: &dyn Primary, command: Command<'_>) -> Outcome {
+pub(super) fn persistent_in(lu: &dyn Primary, command: &mut Command<'_>) -> Outcome {
     let Some(action) = In::from_service_action(command.fields().service_action()) else {
         return Outcome::check(Sense::invalid_bits_in_cdb(1, 4));
     };
@@ -76,7 +76,7 @@ pub(super) fn persistent_out(lu: &dyn Primary, command: &Command<'_>) -> Result<
         parameters: Parameters::parse(action, &list)?,
     };
     let transferred = list.len();
-    let aborter = (action == Out::PreemptAndAbort).then(|| (command.aborter)());
+    let aborter = (action == Out::PreemptAndAbort).then(|| command.around.aborter());
     let state = Arc::clone(lu.state());
     Ok(match state.persistent_reserve_out(command.nexus, request) {
         Persisted::Now(Ok(_)) if aborter.is_none() && state.visits_over().is_none() => {

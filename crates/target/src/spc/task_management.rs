@@ -12,7 +12,7 @@ const MORE_FUNCTIONS: u8 = 0x02 | 0x01;
 const TIMEOUTS: u8 = 12;
 
 /// What a transport does for every unit.
-pub(super) fn report(command: Command<'_>) -> Outcome {
+pub(super) fn report(command: &mut Command<'_>) -> Outcome {
     let [_, _, flags, ..] = *command.cdb;
     let more = if flags & EXTENDED != 0 { TIMEOUTS } else { 0 };
     command.reply.extend([FUNCTIONS, MORE_FUNCTIONS, 0, more]);

@@ -8,8 +8,8 @@ use lunar_block::{Cancel, Op, Progress};
 use lunar_reactor::Token;
 use lunar_scsi::{Cdb, Status};
 use lunar_target::{
-    Command, Completion, Ended, Outcome, Rank, Reached, Then, Ticket, begin, begin_absent,
-    begin_report_luns,
+    Aborter, Command, Completion, Ended, Outcome, Rank, Reached, Surroundings, Then, Ticket,
+    Visitor, begin, begin_absent, begin_report_luns,
 };
 
 use super::{Bench, End, Slot, Stage};
@@ -17,7 +17,47 @@ use crate::line::Pending;
 use crate::slot::TooShort;
 use crate::tmf;
 use crate::wire::{Address, Attribute, CDB, REQUEST_MAX, RequestHeader, Response, ResponseHeader};
-use crate::worker::Port;
+use crate::worker::{LocalUnit, Port};
+use crate::workers::Peers;
+
+/// What a command reaches besides its unit, and whether it has asked for that.
+struct Around<'a> {
+    port: &'a Port,
+    peers: &'a Peers,
+    unit: Option<&'a LocalUnit>,
+    target: Option<u8>,
+    aborts: Cell<bool>,
+    visits: Cell<bool>,
+}
+
+impl Surroundings for Around<'_> {
+    fn aborter(&self) -> Aborter {
+        self.aborts.set(true);
+        match self.unit {
+            Some(unit) => tmf::aborter(self.peers, self.port.nexus, &unit.unit),
+            None => Box::new(|_| Box::pin(ready(()))),
+        }
+    }
+
+    fn luns(&self, list: &mut Vec<u16>) {
+        if let Some(target) = self.target {
+            list.extend(self.port.units.luns(target).map(|(lun, _)| lun));
+        }
+    }
+
+    fn units(&self, visit: Visitor<'_>) {
+        self.visits.set(true);
+        for (_, _, local) in self.port.units.iter() {
+            if let Some(io) = &local.io {
+                visit(Reached {
+                    unit: &local.unit,
+                    io,
+                    attached: local.clone(),
+                });
+            }
+        }
+    }
+}
 
 impl Slot {
     /// Starts the command in the chain. `None`: it is in flight.
@@ -90,11 +130,17 @@ impl Slot {
         (token, rank): (Token, Rank),
         admitted: bool,
     ) -> Option<End> {
-        let target = address.target();
         bench.reply.clear();
         let unit = self.unit.as_deref();
-        let (aborts, visits) = (Cell::new(false), Cell::new(false));
-        let command = Command {
+        let around = Around {
+            port,
+            peers: &bench.peers,
+            unit,
+            target: address.target(),
+            aborts: Cell::new(false),
+            visits: Cell::new(false),
+        };
+        let mut command = Command {
             nexus: port.nexus,
             cdb,
             data_out: self.parts.data_out(),
@@ -105,38 +151,15 @@ impl Slot {
             admitted,
             aca: self.manner.aca,
             ended: &bench.ended,
-            aborter: &|| {
-                aborts.set(true);
-                match unit {
-                    Some(unit) => tmf::aborter(&bench.peers, port.nexus, &unit.unit),
-                    None => Box::new(|_| Box::pin(ready(()))),
-                }
-            },
-            luns: &|list| {
-                if let Some(target) = target {
-                    list.extend(port.units.luns(target).map(|(lun, _)| lun));
-                }
-            },
-            units: &|visit| {
-                visits.set(true);
-                for (_, _, local) in port.units.iter() {
-                    if let Some(io) = &local.io {
-                        visit(Reached {
-                            unit: &local.unit,
-                            io,
-                            attached: local.clone(),
-                        });
-                    }
-                }
-            },
+            around: &around,
         };
         let outcome = match (unit, address) {
-            (Some(unit), _) => begin(&*unit.unit, &unit.seen, command),
-            (None, Address::Unit { .. }) => begin_absent(command),
-            (None, Address::ReportLuns { .. }) => begin_report_luns(command),
+            (Some(unit), _) => begin(&*unit.unit, &unit.seen, &mut command),
+            (None, Address::Unit { .. }) => begin_absent(&mut command),
+            (None, Address::ReportLuns { .. }) => begin_report_luns(&mut command),
         };
-        self.aborts = aborts.get();
-        self.aside = visits.get();
+        self.aborts = around.aborts.get();
+        self.aside = around.visits.get();
         match outcome {
             Outcome::Io(op) => self.start_io(op, token),
             Outcome::Done(completion) => Some(self.reply(completion, &bench.reply)),
@@ -191,7 +214,7 @@ impl Slot {
             return Some(End::Transport(Response::Failure));
         };
         match io.start(&mut op, token) {
-            Progress::Done(result) => Some(End::Completed(unit.unit.finish(&op.asked(), result))),
+            Progress::Done(result) => Some(End::Completed(unit.unit.finish(op.asked(), result))),
             Progress::Pending => {
                 if unit.gone.get().is_some() {
                     io.cancel(token, Cancel::Hurried);
@@ -237,7 +260,7 @@ impl Slot {
                 let unit = self.unit.as_ref()?;
                 match unit.io.as_ref()?.resume(op, token, result) {
                     Progress::Pending => None,
-                    Progress::Done(result) => Some(unit.unit.finish(&op.asked(), result)),
+                    Progress::Done(result) => Some(unit.unit.finish(op.asked(), result)),
                 }
             }
         }

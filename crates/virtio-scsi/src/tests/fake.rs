@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use lunar_block::{DataHandle, Error, Image, Info, Op, OpKind, Progress, Space, Stats};
+use lunar_block::{Asked, DataHandle, Error, Image, Info, Op, OpKind, Progress, Space, Stats};
 use lunar_reactor::{Handle, Token};
 use lunar_scsi::{Cdb, DeviceType, Profile, Row};
 use lunar_target::{Command, Completion, Extent, LogicalUnit, LuState, NexusId, Outcome};
@@ -128,7 +128,7 @@ impl LogicalUnit for Fake {
         Profile::new(DeviceType::Disk)
     }
 
-    fn execute(&self, _row: &'static Row, command: Command<'_>) -> Outcome {
+    fn execute(&self, _row: &'static Row, command: &mut Command<'_>) -> Outcome {
         let fields = command.fields();
         let len = fields.transfer_length() as usize * BLOCK;
         let offset = fields.lba() * BLOCK as u64;
@@ -204,9 +204,9 @@ impl LogicalUnit for Fake {
         }
     }
 
-    fn finish(&self, op: &Op, result: Result<(), Error>) -> Completion {
+    fn finish(&self, asked: &Asked, result: Result<(), Error>) -> Completion {
         result.unwrap();
-        Completion::good(op.len as usize)
+        Completion::good(asked.len as usize)
     }
 
     fn reset(&self) {
