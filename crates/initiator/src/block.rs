@@ -14,8 +14,6 @@ const FEATURES: u64 = feature::BLK_SEG_MAX
 /// The unit of sector numbers, and of the capacity, whatever the size of a block (VIRTIO 1.3 §5.2.4).
 pub(crate) const SECTOR: u64 = 512;
 const PAGE: u64 = 4096;
-/// The status byte's place behind the header.
-const STATUS: u64 = 64;
 
 /// A block device behind a vhost-user socket, with its rings running.
 #[derive(Debug)]
@@ -84,12 +82,10 @@ impl BlockDevice {
 
     pub(crate) fn lanes(&mut self) -> Vec<Lane<'_>> {
         let size = request_bytes(&self.options);
-        let depth = u64::from(self.options.depth);
         let lanes = self.rings.iter_mut().zip(&self.areas).map(|(ring, &area)| {
-            let places = (0..depth).map(|index| Places {
-                header: area + index * size,
-                response: area + index * size + STATUS,
-                data: area + index * size + PAGE,
+            let places = (0..self.options.depth).map(|index| {
+                let start = area + u64::from(index) * size;
+                Places::new(index.into(), start, start + PAGE)
             });
             Lane {
                 ring,

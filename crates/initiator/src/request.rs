@@ -131,6 +131,25 @@ pub(crate) struct Places {
     pub(crate) data: u64,
 }
 
+impl Places {
+    /// Bytes from the beginning of a page in which headers are.
+    const HEADERS: u64 = PAGE;
+    /// A request's header and response, which are two cache lines apart.
+    const EACH: u64 = 256;
+
+    /// Of the request with this index, with room for its headers at the start of a page. Those of different requests are
+    /// at different places in their pages, as a guest's are: at the same ones, all would want the same few places in the
+    /// processors' caches.
+    pub(crate) fn new(index: usize, headers: u64, data: u64) -> Places {
+        let header = headers + index as u64 * Places::EACH % Places::HEADERS;
+        Places {
+            header,
+            response: header + Places::EACH / 2,
+            data,
+        }
+    }
+}
+
 /// One request queue with its slots. Commands are staged by [`RequestQueue::submit`], sent together by
 /// [`RequestQueue::send`], and taken back in whatever order the server finishes them.
 #[derive(Debug)]
@@ -382,11 +401,10 @@ impl RequestQueue {
         if self.in_flight() > 0 {
             return Err(Error::Full);
         }
-        let places = self.slots.iter().map(|slot| Places {
-            header: slot.request,
-            response: slot.response,
-            data: slot.response + RESPONSE as u64,
-        });
+        // No tables are made meanwhile.
+        let places = self.slots.iter().enumerate();
+        let places = places
+            .map(|(index, slot)| Places::new(index, slot.table, slot.response + RESPONSE as u64));
         Ok(Lane {
             places: places.collect(),
             room: self.max_data,

@@ -22,6 +22,8 @@
     reason = "the one place where memory shared with a guest is read and written"
 )]
 
+pub mod prefetch;
+
 use std::marker::PhantomData;
 use std::sync::atomic::{Ordering, compiler_fence};
 
@@ -96,6 +98,23 @@ impl Sgl {
     pub fn segments(&self) -> &[iovec] {
         // SAFETY: by the promise of `from_raw` the array is alive and unmoved while this view is in use.
         unsafe { std::slice::from_raw_parts(self.ptr, self.count) }
+    }
+
+    /// Tells the processor that the first bytes will be read soon: a driver on another processor has just written them,
+    /// and it takes as long as a whole command until they are here.
+    #[inline]
+    pub fn expect_read(&self) {
+        if let Some(first) = self.segments().first() {
+            prefetch::to_read(first.iov_base.cast());
+        }
+    }
+
+    /// Tells the processor that the first bytes will be written soon, as [`Sgl::expect_read`] does for reading.
+    #[inline]
+    pub fn expect_write(&self) {
+        if let Some(first) = self.segments().first() {
+            prefetch::to_write(first.iov_base.cast());
+        }
     }
 
     /// Copies bytes from `offset` on into `to`; returns how many there were.

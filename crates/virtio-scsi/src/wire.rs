@@ -1,5 +1,6 @@
 //! What the bytes in the queues mean (VIRTIO 1.3 §5.6.6).
 
+use lunar_scsi::be::Fields;
 use lunar_scsi::{Lun, LunAddress};
 
 use crate::config::Sizes;
@@ -120,13 +121,13 @@ impl RequestHeader {
 
     /// Takes a header apart. `bytes` is zero behind the end of a short CDB field.
     #[inline]
-    pub fn parse(bytes: &[u8; REQUEST_MAX]) -> Option<RequestHeader> {
-        Some(RequestHeader {
-            lun: field(bytes, 0)?,
-            tag: u64::from_le_bytes(field(bytes, 8)?),
-            attribute: Attribute::decode(u8::from_le_bytes(field(bytes, 16)?)),
-            cdb: field(bytes, REQUEST_FIXED)?,
-        })
+    pub fn parse(bytes: &[u8; REQUEST_MAX]) -> RequestHeader {
+        RequestHeader {
+            lun: bytes.bytes::<0, 8>(),
+            tag: u64::from_le_bytes(bytes.bytes::<8, 8>()),
+            attribute: Attribute::decode(bytes.u8::<16>()),
+            cdb: bytes.bytes::<REQUEST_FIXED, CDB>(),
+        }
     }
 }
 

@@ -15,17 +15,12 @@ use crate::barrier::{Barrier, Reply};
 use crate::config::Sizes;
 use crate::line::Fence;
 use crate::queue::{Queue, Role};
-use crate::request::Bench;
+use crate::request::{BATCH, Bench};
 use crate::ring::{Carried, Descriptor, Ring, RingSetup, SLOT_BITS};
 use crate::tmf::Function;
 use crate::wire::{Address, Event, Response};
 use crate::workers::Peers;
 use crate::{Error, Features};
-
-/// Chains taken from a ring before the others have their turn, and before what is done already is given back. So few that
-/// a driver works on the first of many commands while we work on the last: with 64, the two took turns, and did a fifth to
-/// a half less together.
-const BATCH: usize = 8;
 
 /// What control threads tell a worker, and workers each other. A barrier that is dropped says that it is so.
 pub(crate) enum Message {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 
+use lunar_sgl::prefetch;
 use rustix::fs::{self, FileType, MemfdFlags};
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 
@@ -252,6 +253,14 @@ impl GuestMemory {
             rest = later;
         }
         Ok(())
+    }
+
+    /// Tells the processor that what is at `gpa` will be read soon.
+    #[inline]
+    pub fn expect_read(&self, gpa: u64) {
+        if let Some((host, _)) = self.window(gpa).and_then(|w| w.translate_some(gpa)) {
+            prefetch::to_read(host);
+        }
     }
 
     /// Copies `from` into guest memory at `gpa`; it may span adjacent regions. On an error a part may have been written.

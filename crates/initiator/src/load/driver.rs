@@ -143,19 +143,24 @@ impl<'a> Driver<'a> {
             self.issue(slot, start)?;
         }
         self.lane.ring.send()?;
+        let mut returned_slots = Vec::with_capacity(self.slots.len());
         while self.in_flight > 0 {
             let mut used = self.next_used(last)?;
             let now = Instant::now();
             last = now;
             self.measure_from(now, warm)?;
             let go_on = !stop.load(Ordering::Relaxed);
-            // All that is there, then one message to the server.
+            // All that is there, then one message to the server. The responses, which the server's processor has, are on
+            // their way here while the others are taken.
             while let Some(returned) = used {
-                let slot = self.complete(returned, now)?;
+                returned_slots.push((self.take(returned)?, returned.written));
+                used = self.lane.ring.reap()?;
+            }
+            for (slot, written) in returned_slots.drain(..) {
+                self.complete(slot, written, now)?;
                 if go_on {
                     self.issue(slot, now)?;
                 }
-                used = self.lane.ring.reap()?;
             }
             self.lane.ring.send()?;
             let completed = self.report.completed();
@@ -240,17 +245,25 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Takes a request back; gives its slot, which is free again.
-    fn complete(&mut self, used: Used, now: Instant) -> Result<usize, Error> {
+    /// Takes a request back; gives its slot.
+    fn take(&mut self, used: Used) -> Result<usize, Error> {
         let owner = self.owners.get_mut(usize::from(used.head));
         let unknown = lunar_virtqueue::Error::UsedUnknown {
             id: used.head.into(),
         };
         let index = owner.and_then(Option::take).ok_or(unknown)?;
         self.in_flight -= 1;
+        if let Some(slot) = self.slots.get(index) {
+            self.lane.memory.expect_read(slot.at.response);
+        }
+        Ok(index)
+    }
+
+    /// Looks at how a request has ended that was taken back.
+    fn complete(&mut self, index: usize, written: u32, now: Instant) -> Result<(), Error> {
         let slot = self.slots.get(index).ok_or(Error::Full)?;
         let (at, choice, started) = (slot.at, slot.choice, slot.started);
-        let failure = format::outcome(self.kind, &self.lane.memory, &at, used.written)?;
+        let failure = format::outcome(self.kind, &self.lane.memory, &at, written)?;
         let mut known = failure.is_none();
         if let Some(failure) = failure {
             self.report.fail(failure);
@@ -267,7 +280,7 @@ impl<'a> Driver<'a> {
             }
             self.chooser.done(&choice, known);
         }
-        Ok(index)
+        Ok(())
     }
 
     /// Whether what was read is what was written.

@@ -13,6 +13,7 @@ use lunar_target::{
 };
 
 use super::{Bench, End, Slot, Stage};
+use crate::config::Sizes;
 use crate::line::Pending;
 use crate::slot::TooShort;
 use crate::tmf;
@@ -60,30 +61,32 @@ impl Surroundings for Around<'_> {
 }
 
 impl Slot {
+    /// Takes the chain apart.
+    #[inline]
+    pub(super) fn receive(&mut self, sizes: Sizes) -> Result<(), TooShort> {
+        self.sizes = sizes;
+        self.parts.split_request(RequestHeader::size(sizes))?;
+        self.parts.split_response(ResponseHeader::size(sizes))?;
+        self.parts.request().expect_read();
+        self.parts.response().expect_write();
+        Ok(())
+    }
+
     /// Starts the command in the chain. `None`: it is in flight.
     #[inline]
-    pub(super) fn start(
-        &mut self,
-        port: &Port,
-        bench: &mut Bench,
-        token: Token,
-    ) -> Result<Option<End>, TooShort> {
-        self.sizes = port.sizes;
-        self.parts.split_request(RequestHeader::size(self.sizes))?;
-        self.parts
-            .split_response(ResponseHeader::size(self.sizes))?;
+    pub(super) fn start(&mut self, port: &Port, bench: &mut Bench, token: Token) -> Option<End> {
         // The one time the header is read. A shorter CDB field leaves zeroes, a longer one is cut off.
         let mut header = [0; REQUEST_MAX];
         self.parts.request().read_at(0, &mut header);
-        let header = RequestHeader::parse(&header).ok_or(TooShort)?;
+        let header = RequestHeader::parse(&header);
         self.tag = header.tag;
         self.manner.naca = Cdb(&header.cdb).naca();
 
         if !self.parts.data_out().is_empty() && !self.parts.data_in().is_empty() {
             // INOUT is not offered (VS-010).
-            return Ok(Some(End::Transport(Response::Failure)));
+            return Some(End::Transport(Response::Failure));
         }
-        let bad_target = Ok(Some(End::Transport(Response::BadTarget)));
+        let bad_target = Some(End::Transport(Response::BadTarget));
         let Some(address) = Address::decode(header.lun) else {
             return bad_target;
         };
@@ -96,7 +99,7 @@ impl Slot {
             // Each command in flight has a hold of its unit, and so has the map.
             Some(unit) if Rc::strong_count(unit) > port.task_set_limit + 1 => {
                 let full = Completion::refused(Status::TASK_SET_FULL);
-                return Ok(Some(End::Completed(full)));
+                return Some(End::Completed(full));
             }
             None if target.is_some_and(|target| !port.units.has_target(target)) => {
                 return bad_target;
@@ -110,13 +113,13 @@ impl Slot {
             Attribute::Ordered if self.unit.is_some() => {
                 // After everything before it, and before everything after it, that anybody has sent.
                 let command = Pending::Command(header.cdb);
-                return Ok(self.queue_alone(bench, token, None, command));
+                return self.queue_alone(bench, token, None, command);
             }
             Attribute::Ordered => {}
             Attribute::HeadOfQueue => rank = Rank::Head,
             Attribute::Aca => self.manner.aca = Some(Ticket::new()),
         }
-        Ok(self.begin(port, bench, address, &header.cdb, (token, rank), false))
+        self.begin(port, bench, address, &header.cdb, (token, rank), false)
     }
 
     /// Lets the logical unit, or what answers in place of one, begin the command.
