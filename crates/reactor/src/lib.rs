@@ -34,6 +34,7 @@ mod offload;
 mod remote;
 mod ring;
 mod run;
+mod spin;
 mod task;
 
 pub use buf::{AlignedBuf, IoBuf};

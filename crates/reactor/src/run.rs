@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::handle::Handle;
 use crate::remote::{Mailbox, Remote};
 use crate::ring::{Event, Ring};
+use crate::spin::Spin;
 use crate::{App, Token};
 
 /// Messages handled in one turn, so that a flood of them cannot starve the rings.
@@ -24,7 +25,8 @@ pub struct Config {
     pub name: String,
     /// Entries of the submission queue. What is in flight is not bounded by it.
     pub entries: u32,
-    /// How long to look for work at most before sleeping; the loop adapts below this.
+    /// How long to look for work at most before sleeping; the loop adapts below this, and gives the kernel, whose answer
+    /// wakes it in any case, an eighth.
     pub spin: Duration,
     /// The processors to stay on; without any it runs where the system puts it.
     pub cpus: Vec<usize>,
@@ -217,6 +219,7 @@ impl<A: App> Reactor<A> {
         let mut spinning = Spin::new(spin);
         let mut grace = STOPPING_TURNS;
         loop {
+            let in_kernel = self.handle.ring.in_flight() > 0;
             let worked = self.turn();
             if self.stopping && self.handle.ring.in_flight() == 0 {
                 // An application that always finds work must not keep the thread alive.
@@ -226,19 +229,19 @@ impl<A: App> Reactor<A> {
                 }
             }
             if worked {
-                spinning.restart();
+                spinning.worked(in_kernel);
                 continue;
             }
-            if !self.stopping && spinning.goes_on() {
+            if !self.stopping && spinning.goes_on(in_kernel) {
                 std::hint::spin_loop();
                 continue;
             }
             let bell = &self.mailbox.0.bell;
             if !self.app.arm() && bell.lie_down() {
-                let asleep = Instant::now();
+                let since = spinning.sleeps();
                 self.handle.ring.wait();
                 bell.get_up();
-                spinning.slept(asleep.elapsed());
+                spinning.slept(since, in_kernel);
             }
             self.app.disarm();
         }
@@ -257,59 +260,3 @@ impl<A: App> Drop for Reactor<A> {
 
 /// The reactor's own watch.
 const BELL: Token = Token(u64::MAX);
-
-/// How long to look for work before sleeping: grows while sleeps turn out short (work comes sooner than a wake-up
-/// costs), shrinks while they turn out long.
-struct Spin {
-    max: Duration,
-    now: Duration,
-    since: Option<Instant>,
-    /// Turns since there was work.
-    turns: u32,
-}
-
-/// Turns without work for each look at the clock, which costs as much as several of them.
-const TURNS_PER_LOOK: u32 = 16;
-
-impl Spin {
-    fn new(max: Duration) -> Spin {
-        Spin {
-            max,
-            now: max / 4,
-            since: None,
-            turns: 0,
-        }
-    }
-
-    /// There was work.
-    fn restart(&mut self) {
-        self.since = None;
-        self.turns = 0;
-    }
-
-    fn goes_on(&mut self) -> bool {
-        if self.now.is_zero() {
-            return false;
-        }
-        self.turns = self.turns.wrapping_add(1);
-        if !self.turns.is_multiple_of(TURNS_PER_LOOK) {
-            return true;
-        }
-        match self.since {
-            None => {
-                self.since = Some(Instant::now());
-                true
-            }
-            Some(since) => since.elapsed() < self.now,
-        }
-    }
-
-    fn slept(&mut self, time: Duration) {
-        self.restart();
-        self.now = if time < self.max {
-            (self.now * 2).max(Duration::from_micros(4)).min(self.max)
-        } else {
-            self.now / 2
-        };
-    }
-}
