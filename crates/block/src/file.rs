@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lunar_reactor::{File, Handle, Syscall, Token, offload};
+use lunar_reactor::{DEFERRED, File, Handle, Syscall, Token, offload};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
@@ -286,6 +286,9 @@ impl DataHandle for FileHandle {
     }
 
     fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress {
+        if result == DEFERRED {
+            return self.step(op, token);
+        }
         if op.step != Step::Task && matches!(-result, libc::EINTR | libc::EAGAIN) {
             self.route.submit(Self::call(op), token);
             return Progress::Pending;

@@ -10,7 +10,8 @@
 //!   fail they are made less and less often.
 //! - [`Medium::Device`]: everything waits, so everything goes through the ring.
 //!
-//! In place is never for long: the reactor has an allowance for each of its turns ([`Handle::attempt`]), and what changes
+//! In place is never for long: the reactor has an allowance for each of its turns ([`Handle::attempt`]). What exceeds it
+//! waits for the next one, if its file is in memory: that takes less time than a worker thread. What changes
 //! a whole range at once, holding the file's lock in the kernel, always goes through the ring, with all writes that come
 //! meanwhile.
 
@@ -96,13 +97,17 @@ impl Route {
     }
 
     /// Starts `call`. `Some`: it is over, with this result. `None`: `token` will get the result. Either way it is what the
-    /// kernel says: a count, which may be short, or a negated error number.
+    /// kernel says: a count, which may be short, or a negated error number; but if `token` gets [`lunar_reactor::DEFERRED`], `call` is to be
+    /// started once more.
     #[inline]
     pub fn start(&self, call: Syscall, token: Token) -> Option<i32> {
         let result = match (self.medium, call) {
             (Medium::Device, _) | (_, Syscall::Allocate { .. }) => None,
             (Medium::Memory, Syscall::Write { .. }) if self.sweeps.any() => None,
-            (Medium::Memory, call) => self.reactor.attempt(&self.file, call),
+            (Medium::Memory, call) => match self.reactor.attempt(&self.file, call) {
+                None if self.reactor.defer(&call, token) => return None,
+                result => result,
+            },
             (
                 Medium::Cache,
                 Syscall::Read {

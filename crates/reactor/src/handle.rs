@@ -67,12 +67,21 @@ impl Handle {
     }
 
     /// Carries `call` out here and now and returns what [`crate::App::complete`] would get, or `None` when this turn of the
-    /// loop has spent enough time in such calls already: then it must be submitted. The loop stands still meanwhile, so
+    /// loop has spent enough time in such calls already: then it must be submitted or deferred. The loop stands still meanwhile, so
     /// this is for calls that only move memory, or that `RWF_NOWAIT` keeps from waiting.
     #[inline]
     #[must_use]
     pub fn attempt(&self, file: &File, call: Syscall) -> Option<i32> {
         self.ring.attempt(file, call)
+    }
+
+    /// What could not be [attempted](Handle::attempt) for want of time waits for its turn: [`crate::App::complete`] gets
+    /// [`DEFERRED`](crate::DEFERRED), and the attempt is to be made again. Those that wait are served in their order, before
+    /// new work is looked for. `false`: that is not for `call`, which is too long for any turn, or not for an
+    /// [`Awaitable`]'s token; it must be submitted.
+    #[must_use]
+    pub fn defer(&self, call: &Syscall, token: Token) -> bool {
+        self.ring.defer(call, token)
     }
 
     /// Ends `token` from within: for a task that serves a direct operation. The result arrives in

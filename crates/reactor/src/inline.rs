@@ -1,7 +1,7 @@
 //! Operations that are carried out at once, in the loop itself.
 //!
 //! A system call that only copies memory costs less than an entry in the ring, but while it runs nothing else does. So
-//! each turn of the loop has an allowance for such calls; when it is used up, what follows goes through the ring.
+//! each turn of the loop has an allowance for such calls; what exceeds it has its turn later, or goes through the ring.
 #![allow(
     unsafe_code,
     reason = "the other place where memory and descriptors are handed to the kernel"
@@ -17,9 +17,21 @@ const TURN: u64 = 1 << 20;
 /// What a call is counted as at least, because it has a price without any bytes, too.
 const CALL: u64 = 4096;
 
-/// What is left of a turn's allowance.
+/// What is left of a turn's allowance. Once it was not enough for a call it is not for a shorter one either, so that
+/// none overtakes another.
 #[derive(Debug)]
 pub(crate) struct Allowance(Cell<u64>);
+
+/// What `call` takes of it.
+#[inline]
+fn price(call: &Syscall) -> u64 {
+    let bytes = match *call {
+        Syscall::Read { data, .. } | Syscall::Write { data, .. } => data.len() as u64,
+        Syscall::Sync { .. } => 0,
+        Syscall::Allocate { len, .. } => len,
+    };
+    bytes.max(CALL)
+}
 
 impl Allowance {
     pub fn new() -> Allowance {
@@ -32,21 +44,26 @@ impl Allowance {
         self.0.set(TURN);
     }
 
+    /// Whether there is nothing left.
+    pub fn is_used_up(&self) -> bool {
+        self.0.get() == 0
+    }
+
+    /// Whether a turn that does nothing else is enough for `call`.
+    #[inline]
+    pub fn covers(call: &Syscall) -> bool {
+        price(call) <= TURN
+    }
+
     /// Whether there is enough left for `call`, which is then taken.
     #[inline]
     pub fn take(&self, call: &Syscall) -> bool {
-        let price = match *call {
-            Syscall::Read { data, .. } | Syscall::Write { data, .. } => data.len() as u64,
-            Syscall::Sync { .. } => 0,
-            Syscall::Allocate { len, .. } => len,
-        };
-        match self.0.get().checked_sub(price.max(CALL)) {
-            Some(left) => {
-                self.0.set(left);
-                true
-            }
-            None => false,
+        if !Allowance::covers(call) {
+            return false;
         }
+        let left = self.0.get().checked_sub(price(call));
+        self.0.set(left.unwrap_or(0));
+        left.is_some()
     }
 }
 

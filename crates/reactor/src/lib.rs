@@ -41,7 +41,7 @@ pub use buf::{AlignedBuf, IoBuf};
 pub use handle::{Awaitable, Handle, Watch};
 pub use offload::{NotDone, Sequence, block_on, offload};
 pub use remote::Remote;
-pub use ring::{File, Syscall, clock};
+pub use ring::{DEFERRED, File, Syscall, clock};
 pub use run::{Config, Reactor, Thread, spawn};
 
 /// Names one direct operation; the application chooses it (a slot index, say). The two top bits are
@@ -57,8 +57,8 @@ pub trait App: 'static {
     /// A message has arrived.
     fn message(&mut self, message: Self::Message);
 
-    /// The direct operation `token` has ended with the kernel's `result` (a count, or a negated errno), or was ended
-    /// by [`Handle::deliver`].
+    /// The direct operation `token` has ended with the kernel's `result` (a count, or a negated errno), was ended
+    /// by [`Handle::deliver`], or has waited for time and has it now ([`DEFERRED`]).
     fn complete(&mut self, token: Token, result: i32);
 
     /// The descriptor watched under `token` has become ready. Wake-ups coalesce: look at everything it stands for.

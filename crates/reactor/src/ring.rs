@@ -119,6 +119,10 @@ pub enum Syscall {
     },
 }
 
+/// The result of an operation that has not been carried out: there was no time for it in that turn, and there is now. See
+/// [`Handle::defer`](crate::Handle::defer). The kernel has no such result.
+pub const DEFERRED: i32 = i32::MIN;
+
 /// A file known to one reactor's ring, by a registered slot if there is one left.
 ///
 /// Dropping the last clone unregisters and closes it, as soon as the operations that were in flight at that moment
@@ -212,6 +216,10 @@ pub(crate) struct Ring {
     generation: Cell<u32>,
     /// Results that came without the kernel.
     delivered: RefCell<VecDeque<(Token, i32)>>,
+    /// Operations that were not in time for their turn's allowance, the oldest first.
+    waiting: RefCell<VecDeque<Token>>,
+    /// One of them has its turn.
+    retrying: Cell<bool>,
     /// Operations on files that the kernel has not completed, by epoch.
     in_flight: [Cell<usize>; 2],
     /// 0 or [`EPOCH`].
@@ -262,6 +270,8 @@ impl Ring {
             awaitables: RefCell::new(Slab::new()),
             generation: Cell::new(0),
             delivered: RefCell::new(VecDeque::new()),
+            waiting: RefCell::new(VecDeque::new()),
+            retrying: Cell::new(false),
             in_flight: [Cell::new(0), Cell::new(0)],
             epoch: Cell::new(0),
             retired: RefCell::default(),
@@ -391,6 +401,39 @@ impl Ring {
         let result = carry_out(file.inner.raw, call);
         self.forget_now();
         Some(result)
+    }
+
+    /// Lets `token` wait until a turn has time for `call`, if one ever has.
+    #[cold]
+    pub(crate) fn defer(&self, call: &Syscall, token: Token) -> bool {
+        // A task runs when the others of its turn have been served: it could wait for ever.
+        if !Allowance::covers(call) || token.0 & OWN != 0 {
+            return false;
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if self.retrying.get() {
+            waiting.push_front(token);
+        } else {
+            waiting.push_back(token);
+        }
+        true
+    }
+
+    /// Lets those that wait for time go on, in their order, until there is none left. Returns whether there were any.
+    #[inline]
+    pub(crate) fn retry(&self, mut again: impl FnMut(Token)) -> bool {
+        if self.waiting.borrow().is_empty() {
+            return false;
+        }
+        self.retrying.set(true);
+        while !self.allowance.is_used_up() {
+            let Some(token) = self.waiting.borrow_mut().pop_front() else {
+                break;
+            };
+            again(token);
+        }
+        self.retrying.set(false);
+        true
     }
 
     pub(crate) fn deliver(&self, token: Token, result: i32) {
@@ -571,8 +614,14 @@ impl Ring {
         let _ = self.uring.borrow().submit_and_wait(1);
     }
 
+    /// Operations that the kernel has not completed.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.iter().map(Cell::get).sum()
+    }
+
+    /// Whether no operation is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight() == 0 && self.waiting.borrow().is_empty()
     }
 
     /// Hands every completion to its destination; the application's go to `sink`. Returns whether there was any.

@@ -10,7 +10,7 @@ use crate::handle::Handle;
 use crate::remote::{Mailbox, Remote};
 use crate::ring::{Event, Ring};
 use crate::spin::Spin;
-use crate::{App, Token};
+use crate::{App, DEFERRED, Token};
 
 /// Messages handled in one turn, so that a flood of them cannot starve the rings.
 const MESSAGES_PER_TURN: usize = 64;
@@ -198,6 +198,7 @@ impl<A: App> Reactor<A> {
             }
             self.stopping = mailbox.stopping();
         }
+        worked |= handle.ring.retry(|token| app.complete(token, DEFERRED));
         worked |= app.poll();
         handle.ring.forget_now();
         worked |= handle.ring.reap(|event| match event {
@@ -221,7 +222,7 @@ impl<A: App> Reactor<A> {
         loop {
             let in_kernel = self.handle.ring.in_flight() > 0;
             let worked = self.turn();
-            if self.stopping && self.handle.ring.in_flight() == 0 {
+            if self.stopping && self.handle.ring.is_idle() {
                 // An application that always finds work must not keep the thread alive.
                 grace = grace.saturating_sub(1);
                 if !worked || grace == 0 {

@@ -14,7 +14,9 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use lunar_reactor::{AlignedBuf, App, Config, Handle, IoBuf, Syscall, Thread, Token, Watch, spawn};
+use lunar_reactor::{
+    AlignedBuf, App, Config, DEFERRED, File, Handle, IoBuf, Syscall, Thread, Token, Watch, spawn,
+};
 use lunar_sgl::Sgl;
 
 type Job = Box<dyn FnOnce(&mut Bench) + Send>;
@@ -541,4 +543,93 @@ fn one_turn_does_a_bounded_amount_in_place_and_the_next_one_as_much_again() {
         moved
     });
     assert_eq!(moved, [1 << 20; 3]);
+}
+
+/// Reads in place whatever is asked for, later if it has to be, and says in which turn each was read.
+struct Patient {
+    handle: Handle,
+    file: File,
+    turn: u32,
+    read: Sender<(u32, u64)>,
+}
+
+impl Patient {
+    /// The token says how much, in units of 64 KiB, and which one it is.
+    fn start(&mut self, token: Token) {
+        let call = Syscall::Read {
+            data: leaked(1, usize::try_from(token.0 >> 32).unwrap() << 16),
+            offset: 0,
+            rw_flags: 0,
+        };
+        match self.handle.attempt(&self.file, call) {
+            Some(_) => self.read.send((self.turn, token.0)).unwrap(),
+            None => assert!(self.handle.defer(&call, token), "{token:?}"),
+        }
+    }
+}
+
+impl App for Patient {
+    type Message = Vec<u64>;
+
+    fn message(&mut self, tokens: Vec<u64>) {
+        for token in tokens {
+            self.start(Token(token));
+        }
+    }
+    fn complete(&mut self, token: Token, result: i32) {
+        assert_eq!(result, DEFERRED);
+        self.start(token);
+    }
+    fn ready(&mut self, _token: Token) {}
+    fn poll(&mut self) -> bool {
+        false
+    }
+    fn flush(&mut self) {
+        self.turn += 1;
+    }
+    fn arm(&mut self) -> bool {
+        false
+    }
+    fn disarm(&mut self) {}
+}
+
+#[test]
+fn what_exceeds_a_turn_is_done_in_the_following_ones_in_its_order_and_before_the_end() {
+    let (read, done) = channel();
+    let reactor = spawn(Config::default(), move |handle| Patient {
+        file: handle.register(file_with(&[7u8; 1 << 20])),
+        handle,
+        turn: 0,
+        read,
+    })
+    .unwrap();
+    // 1 to 16 times 64 KiB: few of them end with a turn's allowance.
+    let tokens: Vec<u64> = (0..200).map(|i| (i % 16 + 1) << 32 | i).collect();
+    assert!(reactor.remote().send(tokens.clone()));
+    assert!(reactor.stop());
+    let done: Vec<(u32, u64)> = done.iter().collect();
+    let order: Vec<u64> = done.iter().map(|(_, token)| *token).collect();
+    let in_turn = |turn| done.iter().filter(move |(t, _)| *t == turn);
+    let last = done.iter().map(|(turn, _)| *turn).max().unwrap();
+    for turn in 0..=last {
+        let moved: u64 = in_turn(turn).map(|(_, token)| (token >> 32) << 16).sum();
+        assert!(moved <= 1 << 20, "{moved} bytes in turn {turn}");
+    }
+    assert_eq!(order, tokens);
+    assert!(last >= 100, "{last} turns");
+}
+
+#[test]
+fn what_no_turn_has_time_for_and_what_a_task_waits_for_is_not_deferred() {
+    let fixture = Fixture::new();
+    fixture.block_on(|handle| async move {
+        let read = |len| Syscall::Read {
+            data: leaked(1, len),
+            offset: 0,
+            rw_flags: 0,
+        };
+        assert!(!handle.defer(&read((1 << 20) + 1), Token(1)));
+        let completion = handle.awaitable();
+        assert!(!handle.defer(&read(512), completion.token()));
+    });
 }

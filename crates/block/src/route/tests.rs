@@ -8,6 +8,7 @@
 )]
 
 use std::path::Path;
+use std::rc::Rc;
 
 use proptest::prelude::*;
 
@@ -183,7 +184,7 @@ fn what_sweeps_never_does_so_in_place() {
 }
 
 #[test]
-fn a_turn_that_has_done_enough_in_place_leaves_the_rest_to_the_ring() {
+fn a_turn_that_has_done_enough_in_place_leaves_what_tasks_wait_for_to_the_ring() {
     let reactor = Reactor::new();
     reactor.run(|handle| async move {
         let (route, ledger) = route(&handle, Medium::Memory, &Sweeps::default());
@@ -199,6 +200,115 @@ fn a_turn_that_has_done_enough_in_place_leaves_the_rest_to_the_ring() {
         // That was another turn.
         assert_eq!(route.start(SYNC, completion.token()), Some(0));
     });
+}
+
+/// Bytes of each of some operations that are started at once.
+const PIECE: usize = 320 << 10;
+/// How many there are: more than a turn has time for.
+const PIECES: usize = 40;
+
+/// A list of leaked memory.
+fn leaked(len: usize) -> Sgl {
+    let segments = Box::leak(Box::new([libc::iovec {
+        iov_base: vec![0u8; len].leak().as_mut_ptr().cast(),
+        iov_len: len,
+    }]));
+    // SAFETY: memory and array are leaked.
+    #[allow(unsafe_code, reason = "a test's stand-in for guest memory")]
+    unsafe {
+        Sgl::from_raw(segments, len)
+    }
+}
+
+/// Writes a file in pieces that differ, or reads it, and says what was read when that is over.
+struct Eager {
+    handle: Handle,
+    image: Arc<dyn crate::Image>,
+    io: Option<Rc<dyn crate::DataHandle>>,
+    ops: Vec<Op>,
+    running: usize,
+    over: Option<std::sync::mpsc::Sender<Vec<u8>>>,
+}
+
+impl Eager {
+    fn progress(&mut self, progress: crate::Progress) {
+        let crate::Progress::Done(result) = progress else {
+            return;
+        };
+        result.unwrap();
+        self.running -= 1;
+        if self.running == 0 {
+            let mut bytes = vec![0; PIECE * PIECES];
+            for (piece, op) in bytes.chunks_mut(PIECE).zip(&self.ops) {
+                op.data.read_at(0, piece);
+            }
+            self.over.take().unwrap().send(bytes).unwrap();
+        }
+    }
+}
+
+impl lunar_reactor::App for Eager {
+    type Message = (OpKind, std::sync::mpsc::Sender<Vec<u8>>);
+
+    fn message(&mut self, (kind, over): Self::Message) {
+        let io = self.image.open(&self.handle).unwrap();
+        self.io = Some(Rc::clone(&io));
+        (self.running, self.over) = (PIECES, Some(over));
+        self.ops.clear();
+        for i in 0..PIECES {
+            let data = leaked(PIECE);
+            if kind.writes() {
+                data.fill_at(0, PIECE, i as u8 + 1);
+            }
+            self.ops
+                .push(Op::new(kind, (i * PIECE) as u64, PIECE as u64, data));
+        }
+        for i in 0..PIECES {
+            let progress = io.start(&mut self.ops[i], Token(i as u64));
+            self.progress(progress);
+        }
+    }
+    fn complete(&mut self, token: Token, result: i32) {
+        let io = Rc::clone(self.io.as_ref().unwrap());
+        let progress = io.resume(&mut self.ops[token.0 as usize], token, result);
+        self.progress(progress);
+    }
+    fn ready(&mut self, _token: Token) {}
+    fn poll(&mut self) -> bool {
+        false
+    }
+    fn flush(&mut self) {}
+    fn arm(&mut self) -> bool {
+        false
+    }
+    fn disarm(&mut self) {}
+}
+
+#[test]
+fn what_exceeds_a_turn_is_done_in_place_as_well_if_the_file_is_in_memory() {
+    let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+    file.as_file().set_len((PIECE * PIECES) as u64).unwrap();
+    let filename = file.path().to_owned();
+    let image = open_node(Driver::File { filename }, &NodeOptions::default()).unwrap();
+    let shared = Arc::clone(&image);
+    let reactor = lunar_reactor::spawn(lunar_reactor::Config::default(), |handle| Eager {
+        handle,
+        image: shared,
+        io: None,
+        ops: Vec::new(),
+        running: 0,
+        over: None,
+    })
+    .unwrap();
+    let bytes = [OpKind::Write { fua: true }, OpKind::Read].map(|kind| {
+        let (over, end) = std::sync::mpsc::channel();
+        assert!(reactor.remote().send((kind, over)));
+        end.recv().unwrap()
+    });
+    assert!(reactor.stop());
+    assert!(bytes[0] == bytes[1]);
+    assert!(bytes[1] == std::fs::read(file.path()).unwrap());
+    assert_eq!(image.stats().inline, 2 * PIECES as u64);
 }
 
 #[test]
