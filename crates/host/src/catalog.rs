@@ -10,7 +10,7 @@ mod limits;
 mod node;
 mod object;
 
-pub use controller::{CONTROLLER, ControllerOptions, MAX_QUEUES};
+pub use controller::{COALESCING, CONTROLLER, ControllerOptions, MAX_COALESCE_US, MAX_QUEUES};
 pub use disk::{DISK, DiskOptions, MAX_LUN};
 pub use drive::{DRIVE, DriveOptions, Format};
 pub use node::{BLOCK_DRIVERS, BlockDriver, BlockKind, BlockOptions, FAULT, FaultOptions};

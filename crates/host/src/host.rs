@@ -300,6 +300,24 @@ impl Host {
         Ok(moved?)
     }
 
+    /// Changes a property of a controller, by its id or its place in the object tree, while it is in use: one of
+    /// [`catalog::COALESCING`](crate::catalog::COALESCING).
+    ///
+    /// # Errors
+    /// There is no such controller or property, or it does not take the value.
+    pub fn change_controller(
+        &self,
+        controller: &str,
+        property: &str,
+        value: &str,
+    ) -> Result<(), Error> {
+        let (device, coalescing) = self
+            .lock()?
+            .change_controller(controller, property, value)?;
+        // Somebody may be waiting for the controller's commands in flight.
+        Ok(device.set_coalescing(coalescing)?)
+    }
+
     /// The threads that are objects, by name.
     pub fn iothreads(&self) -> Vec<IoThreadInfo> {
         self.lock_anyway().thread_infos()

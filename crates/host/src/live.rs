@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lunar_block::Image;
 use lunar_vhost_user::{Running, Server};
-use lunar_virtio_scsi::{Controller, ControllerConfig, Workers};
+use lunar_virtio_scsi::{Coalescing, Controller, ControllerConfig, Workers};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
+use crate::catalog::ControllerOptions;
 use crate::host::Config;
 use crate::images::Images;
 use crate::model::{self, Address, Model, NodeDriver, Place, Socket};
@@ -108,6 +110,7 @@ impl Live {
             hotplug: options.hotplug,
             param_change: options.param_change,
             packed: options.packed != Some(false),
+            coalescing: coalescing(options),
             ..ControllerConfig::default()
         };
         let adapter = Adapter {
@@ -119,6 +122,22 @@ impl Live {
             .set_paused(self.run == RunState::Paused)?;
         self.adapters.insert(bus.to_owned(), adapter);
         Ok(())
+    }
+
+    /// Changes a property of a controller in use, by its id or path; the controller, and how far its interrupts are to be
+    /// held back from now on.
+    pub fn change_controller(
+        &mut self,
+        controller: &str,
+        property: &str,
+        value: &str,
+    ) -> Result<(Arc<Controller>, Coalescing), model::Error> {
+        let Place::Controller(bus) = self.model.device(controller)?.clone() else {
+            return Err(model::Error::NoController);
+        };
+        let device = Arc::clone(&self.adapter(&bus)?.controller);
+        let options = self.model.set_controller(&bus, property, value)?;
+        Ok((device, coalescing(options)))
     }
 
     fn bind(&self, bus: &str) -> Result<Server, Error> {
@@ -376,6 +395,13 @@ impl Live {
 
     fn adapter(&self, bus: &str) -> Result<&Adapter, model::Error> {
         self.adapters.get(bus).ok_or(model::Error::NoController)
+    }
+}
+
+fn coalescing(options: &ControllerOptions) -> Coalescing {
+    Coalescing {
+        time: Duration::from_micros(options.coalesce_us.into()),
+        completions: options.coalesce_max,
     }
 }
 

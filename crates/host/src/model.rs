@@ -242,7 +242,7 @@ impl Model {
         match device(&name)?.kind {
             DeviceKind::Controller => {
                 let mut controller = ControllerOptions::default();
-                property::apply(&mut controller, &name, &options, &[catalog::CONTROLLER])?;
+                property::apply(&mut controller, &name, &options, catalog::CONTROLLER)?;
                 self.insert_controller(controller, options)
             }
             DeviceKind::Disk => {

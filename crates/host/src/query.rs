@@ -27,6 +27,10 @@ pub struct ControllerInfo {
     pub queues: u16,
     /// The object whose thread serves them; without one, those do that serve all controllers.
     pub iothread: Option<String>,
+    /// How long an interrupt may wait while more completions are to come, in microseconds; 0 is not at all.
+    pub coalesce_us: u32,
+    /// So many completions wait no longer.
+    pub coalesce_max: u32,
     /// A front end is connected.
     pub connected: bool,
     /// Front ends that have connected so far.
@@ -245,6 +249,8 @@ impl Live {
                 },
                 queues: adapter.controller.config().request_queues,
                 iothread: declared.options.iothread.clone(),
+                coalesce_us: declared.options.coalesce_us,
+                coalesce_max: declared.options.coalesce_max,
                 connected: server.is_some_and(|server| server.is_connected()),
                 connections: server.map_or(0, |server| server.connections()),
                 devices: declared.disks.len(),

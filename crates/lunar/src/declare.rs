@@ -141,7 +141,7 @@ pub fn help(serve: &Serve) -> Result<Option<String>, Error> {
 
 fn device_help(device: &catalog::Device) -> String {
     match device.kind {
-        DeviceKind::Controller => property::help(device.name, &[catalog::CONTROLLER]),
+        DeviceKind::Controller => property::help(device.name, catalog::CONTROLLER),
         DeviceKind::Disk => property::help(device.name, &[catalog::DISK]),
     }
 }

@@ -5,6 +5,7 @@ mod device;
 mod media;
 mod options;
 mod qom;
+mod qom_set;
 mod run;
 mod scsi;
 mod stats;
@@ -147,8 +148,8 @@ pub fn table() -> Table<Arc<Host>> {
         Command::new("qom-get", "a property of an object", qom::get),
         Command::new(
             "qom-set",
-            "changes a property of an object: the limits of a throttle group",
-            throttle::set_property,
+            "changes a property of an object: the limits of a throttle group, the thread of a controller, ...",
+            qom_set::set,
         ),
         Command::new(
             "query-iothreads",

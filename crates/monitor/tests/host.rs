@@ -749,6 +749,62 @@ fn an_iothread_comes_serves_a_controller_and_goes_with_nobody_on_it() {
     );
 }
 
+#[test]
+fn how_far_interrupts_are_held_back_changes_while_a_controller_is_in_use() {
+    let mut lab = lab();
+    let path = "/machine/peripheral/s";
+    let get = |lab: &mut Lab, property: &str| {
+        lab.ask("qom-get", json!({"path": path, "property": property}))
+    };
+    let set =
+        |property: &str, value: Value| json!({"path": path, "property": property, "value": value});
+    assert_eq!(get(&mut lab, "coalesce-us"), 0);
+    assert_eq!(get(&mut lab, "coalesce-max"), 16);
+    lab.ask("qom-set", set("coalesce-us", json!(80)));
+    lab.ask("qom-set", set("coalesce-max", json!(4)));
+    assert_eq!(get(&mut lab, "coalesce-us"), 80);
+    assert_eq!(get(&mut lab, "coalesce-max"), 4);
+    let dump = lab.host.configuration();
+    assert!(
+        dump.contains("coalesce-us = 80\ncoalesce-max = 4\n"),
+        "{dump}"
+    );
+    for (property, value, message) in [
+        (
+            "coalesce-us",
+            json!(10_001),
+            "coalesce-us=10001: must be a number from 0 to 10000",
+        ),
+        (
+            "coalesce-max",
+            json!(0),
+            "coalesce-max=0: must be a number from 1 to 65535",
+        ),
+        (
+            "coalesce-max",
+            json!("8"),
+            "Invalid parameter type for 'coalesce-max', expected: uint32",
+        ),
+        (
+            "num_queues",
+            json!(2),
+            "Property 'num_queues' of '/machine/peripheral/s' cannot be set",
+        ),
+    ] {
+        let (_, refused) = lab.refused("qom-set", set(property, value));
+        assert_eq!(refused, message);
+    }
+    assert_eq!(get(&mut lab, "coalesce-us"), 80);
+    // Another has it from the start.
+    let socket = lab.directory.path().join("vm2");
+    lab.ask(
+        "device_add",
+        json!({"driver": "virtio-scsi-pci", "id": "t", "socket": socket, "coalesce-us": 9}),
+    );
+    let other = json!({"path": "t", "property": "coalesce-us"});
+    assert_eq!(lab.ask("qom-get", other), 9);
+}
+
 /// The number of a CPU that this process may use.
 fn first_cpu() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

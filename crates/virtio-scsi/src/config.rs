@@ -1,6 +1,6 @@
 //! The configuration space (VS-002..VS-007).
 
-use crate::{Error, WorkerId};
+use crate::{Coalescing, Error, WorkerId};
 
 /// Bytes in the configuration space.
 pub(crate) const CONFIG_SIZE: usize = 36;
@@ -39,6 +39,8 @@ pub struct ControllerConfig {
     pub param_change: bool,
     /// Offer rings of the packed format.
     pub packed: bool,
+    /// How far interrupts of the request queues are held back, to begin with.
+    pub coalescing: Coalescing,
 }
 
 impl Default for ControllerConfig {
@@ -55,6 +57,7 @@ impl Default for ControllerConfig {
             hotplug: true,
             param_change: true,
             packed: true,
+            coalescing: Coalescing::default(),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::ring::{Carried, Descriptor, RingSetup};
 use crate::wire::Event;
 use crate::worker::{Attach, Message, Start};
 use crate::workers::WorkerId;
-use crate::{Error, Features, Workers};
+use crate::{Coalescing, Error, Features, Workers};
 
 /// VIRTIO limits queue indices to 16 bits, drivers and front ends to much less.
 const MAX_REQUEST_QUEUES: u16 = 1022;
@@ -73,6 +73,7 @@ struct State {
     placement: Placement,
     features: Features,
     sizes: Sizes,
+    coalescing: Coalescing,
     memory: Option<Arc<GuestMemory>>,
     units: LunMap<Arc<dyn LogicalUnit>>,
     /// The address of each unit, by where the unit is in memory; also of those whose last commands are being finished.
@@ -114,6 +115,7 @@ impl Controller {
                 placement,
                 features: Features::empty(),
                 sizes: Sizes::default(),
+                coalescing: config.coalescing,
                 memory: None,
                 units: LunMap::new(),
                 places: HashMap::new(),
@@ -124,11 +126,11 @@ impl Controller {
             }),
             config,
         };
-        controller.add_port(&members)?;
+        controller.add_port(&members, controller.config.coalescing)?;
         Ok(Arc::new(controller))
     }
 
-    fn add_port(&self, members: &[usize]) -> Result<(), Error> {
+    fn add_port(&self, members: &[usize], coalescing: Coalescing) -> Result<(), Error> {
         let nexus = self.nexus;
         let id: Arc<str> = self.config.id.as_str().into();
         let announced = usize::try_from(self.config.cmd_per_lun).unwrap_or(usize::MAX);
@@ -137,6 +139,7 @@ impl Controller {
             nexus,
             id: id.clone(),
             task_set_limit,
+            coalescing,
             done,
         })
     }
@@ -196,6 +199,27 @@ impl Controller {
             })?;
             state.sizes = sizes;
         }
+        Ok(())
+    }
+
+    /// How far the interrupts of the request queues are held back.
+    pub fn coalescing(&self) -> Coalescing {
+        self.lock().coalescing
+    }
+
+    /// Has them held back so far from now on. What was held back until now is sent.
+    ///
+    /// # Errors
+    /// The workers have been stopped.
+    pub fn set_coalescing(&self, coalescing: Coalescing) -> Result<(), Error> {
+        let mut state = self.lock();
+        let nexus = self.nexus;
+        self.everywhere(&state.placement.members, |done| Message::SetCoalescing {
+            nexus,
+            coalescing,
+            done,
+        })?;
+        state.coalescing = coalescing;
         Ok(())
     }
 
@@ -352,7 +376,7 @@ impl Controller {
 
     /// Lets these workers know everything of the controller, but for its queues.
     fn prepare(&self, state: &State, fresh: &[usize]) -> Result<(), Error> {
-        self.add_port(fresh)?;
+        self.add_port(fresh, state.coalescing)?;
         let (nexus, sizes) = (self.nexus, state.sizes);
         self.everywhere(fresh, |done| Message::SetSizes { nexus, sizes, done })?;
         for (target, lun, unit) in state.units.iter() {

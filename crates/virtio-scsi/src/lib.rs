@@ -23,6 +23,7 @@
 //! other rings go on. [`Error`] is what a transport or a user asked for and cannot have.
 
 mod barrier;
+mod coalescing;
 mod config;
 mod control;
 mod controller;
@@ -41,6 +42,7 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
+pub use coalescing::Coalescing;
 pub use config::ControllerConfig;
 pub use controller::Controller;
 pub use features::Features;

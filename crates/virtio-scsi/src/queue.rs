@@ -2,6 +2,7 @@
 
 use lunar_target::NexusId;
 
+use crate::coalescing::Coalescing;
 use crate::control::Control;
 use crate::event::Events;
 use crate::request::Requests;
@@ -35,6 +36,13 @@ impl Role {
             CONTROL_QUEUE => Role::Control(Control::default()),
             EVENT_QUEUE => Role::Event(Events::new()),
             _ => Role::Request(Requests::default()),
+        }
+    }
+
+    /// Has the interrupts of its ring held back, if it is one of those where that is done.
+    pub fn coalesce(&self, ring: &mut Ring, coalescing: Coalescing) {
+        if let Role::Request(_) = self {
+            ring.set_coalescing(coalescing);
         }
     }
 }

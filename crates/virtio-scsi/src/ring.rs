@@ -9,6 +9,7 @@ use lunar_virtqueue::{AddressSpace, Chain, GuestMemory, Queue, RingFeatures, Rin
 
 use crate::Features;
 use crate::barrier::{Barrier, Reply};
+use crate::coalescing::{Coalescing, Interrupts};
 
 /// Of a token's bits, those that name the slot; the ring's key is above. There are never 2^32 slots, and never 2^30 rings.
 pub(crate) const SLOT_BITS: u32 = 32;
@@ -77,6 +78,9 @@ pub(crate) struct Ring {
     err: Option<OwnedFd>,
     /// Chains that were taken and will never be handed back: those that broke the ring.
     abandoned: u16,
+    /// Chains that were handed back, ever.
+    completed: u32,
+    interrupts: Interrupts,
     /// Whoever waits for chains that are pushed and not yet published.
     unpublished: Vec<Barrier>,
     /// To be done when nothing is in flight; until then nothing new is taken.
@@ -118,6 +122,8 @@ impl Ring {
             call: None,
             err: None,
             abandoned: 0,
+            completed: 0,
+            interrupts: Interrupts::default(),
             unpublished: Vec::new(),
             new_memory: None,
             end: None,
@@ -146,7 +152,7 @@ impl Ring {
                 self.call = fd.map(nonblocking).transpose()?;
                 // A front end may start a ring and only then set the descriptor that leads to its guest (QEMU does);
                 // what completed in between went to the old one, where nobody looks. A spurious interrupt is harmless.
-                self.call.iter().for_each(signal);
+                self.interrupt();
             }
             Descriptor::Err(fd) => self.err = fd.map(nonblocking).transpose()?,
         }
@@ -229,6 +235,7 @@ impl Ring {
         // An under-estimate is legal (VS-041); chains hold 2^32 bytes at most.
         self.queue
             .push(chain, u32::try_from(written).unwrap_or(u32::MAX));
+        self.completed = self.completed.wrapping_add(1);
         if !waiting.is_empty() {
             self.unpublished.append(waiting);
         }
@@ -242,11 +249,14 @@ impl Ring {
     /// Makes what has completed visible, with at most one interrupt, and does what had to wait for it. Returns whether
     /// the ring has come to its [end](Ring::end).
     #[inline]
-    pub fn flush(&mut self) -> bool {
-        if self.queue.publish()
-            && let Some(call) = &self.call
-        {
-            signal(call);
+    pub fn flush(&mut self, reactor: &Handle) -> bool {
+        let wanted = self.queue.publish();
+        let due = match self.interrupts.are_sent_at_once() {
+            true => wanted,
+            false => self.is_due(wanted, reactor),
+        };
+        if due {
+            self.interrupt();
         }
         if !self.unpublished.is_empty() {
             self.unpublished.clear();
@@ -255,6 +265,34 @@ impl Ring {
             return false;
         }
         self.settle()
+    }
+
+    /// Whether an interrupt that may be held back is to be sent now.
+    fn is_due(&mut self, wanted: bool, reactor: &Handle) -> bool {
+        let open = self.is_open();
+        let (queue, abandoned) = (&self.queue, self.abandoned);
+        let more = || queue.in_flight() > abandoned || open && !queue.is_empty();
+        let now = || reactor.now();
+        self.interrupts.is_due(wanted, self.completed, more, now)
+    }
+
+    /// Interrupts the driver.
+    #[inline]
+    fn interrupt(&mut self) {
+        self.interrupts.sent();
+        self.call.iter().for_each(signal);
+    }
+
+    /// How far interrupts are held back from now on.
+    pub fn set_coalescing(&mut self, coalescing: Coalescing) {
+        if self.interrupts.set(coalescing, self.completed) {
+            self.interrupt();
+        }
+    }
+
+    /// When an interrupt is due that is held back.
+    pub fn interrupt_until(&self) -> Option<u64> {
+        self.interrupts.until()
     }
 
     #[cold]
@@ -313,6 +351,8 @@ impl Ring {
             call: carried.call,
             err: carried.err,
             abandoned: carried.abandoned,
+            completed: 0,
+            interrupts: Interrupts::default(),
             unpublished: Vec::new(),
             new_memory: None,
             end: None,

@@ -12,6 +12,7 @@ use lunar_virtqueue::GuestMemory;
 use slab::Slab;
 
 use crate::barrier::{Barrier, Reply};
+use crate::coalescing::{Alarm, Coalescing};
 use crate::config::Sizes;
 use crate::line::Fence;
 use crate::queue::{Queue, Role};
@@ -28,6 +29,7 @@ pub(crate) enum Message {
         nexus: NexusId,
         id: Arc<str>,
         task_set_limit: usize,
+        coalescing: Coalescing,
         done: Barrier,
     },
     RemovePort {
@@ -42,6 +44,11 @@ pub(crate) enum Message {
     SetSizes {
         nexus: NexusId,
         sizes: Sizes,
+        done: Barrier,
+    },
+    SetCoalescing {
+        nexus: NexusId,
+        coalescing: Coalescing,
         done: Barrier,
     },
     SetMemory {
@@ -161,6 +168,8 @@ pub(crate) struct Port {
     pub sizes: Sizes,
     /// Commands that a unit takes at a time from the rings of one worker (VS-008).
     pub task_set_limit: usize,
+    /// Of its request queues' interrupts.
+    coalescing: Coalescing,
     id: Arc<str>,
     /// An event was lost for want of a buffer, and the driver does not know yet (VS-062).
     events_missed: bool,
@@ -198,6 +207,8 @@ pub(crate) struct Worker {
     bench: Bench,
     ports: BTreeMap<NexusId, Port>,
     queues: Slab<Queue>,
+    /// For interrupts that are held back.
+    alarm: Alarm,
 }
 
 impl Worker {
@@ -207,6 +218,7 @@ impl Worker {
             bench: Bench::new(reactor, number, peers),
             ports: BTreeMap::new(),
             queues: Slab::new(),
+            alarm: Alarm::default(),
         }
     }
 
@@ -233,11 +245,13 @@ impl Worker {
             start.features,
         )?;
         ring.set_enabled(start.enabled);
+        let role = Role::of(start.index);
+        role.coalesce(&mut ring, port.coalescing);
         entry.insert(Queue {
             nexus: start.nexus,
             index: start.index,
             ring,
-            role: Role::of(start.index),
+            role,
         });
         Ok(())
     }
@@ -409,6 +423,7 @@ impl App for Worker {
                 nexus,
                 id,
                 task_set_limit,
+                coalescing,
                 done,
             } => {
                 let port = Port {
@@ -416,6 +431,7 @@ impl App for Worker {
                     units: LunMap::new(),
                     sizes: Sizes::default(),
                     task_set_limit,
+                    coalescing,
                     id,
                     events_missed: false,
                 };
@@ -436,6 +452,19 @@ impl App for Worker {
             Message::SetSizes { nexus, sizes, done } => {
                 if let Some(port) = self.ports.get_mut(&nexus) {
                     port.sizes = sizes;
+                }
+                drop(done);
+            }
+            Message::SetCoalescing {
+                nexus,
+                coalescing,
+                done,
+            } => {
+                if let Some(port) = self.ports.get_mut(&nexus) {
+                    port.coalescing = coalescing;
+                }
+                for queue in self.queues_of(nexus) {
+                    queue.role.coalesce(&mut queue.ring, coalescing);
                 }
                 drop(done);
             }
@@ -477,8 +506,11 @@ impl App for Worker {
                 done,
             } => {
                 let entry = self.queues.vacant_entry();
-                let ring = Ring::resume(&self.bench.reactor, entry.key(), *ring);
+                let mut ring = Ring::resume(&self.bench.reactor, entry.key(), *ring);
                 let role = Role::of(index);
+                if let Some(port) = self.ports.get(&nexus) {
+                    role.coalesce(&mut ring, port.coalescing);
+                }
                 entry.insert(Queue {
                     nexus,
                     index,
@@ -604,7 +636,7 @@ impl App for Worker {
     fn flush(&mut self) {
         let mut over = false;
         for (_, queue) in &mut self.queues {
-            over |= queue.ring.flush();
+            over |= queue.ring.flush(&self.bench.reactor);
         }
         if over {
             self.end_rings();
@@ -613,7 +645,12 @@ impl App for Worker {
 
     fn arm(&mut self) -> bool {
         let mut work = false;
+        let mut interrupt: Option<u64> = None;
         for (_, queue) in &self.queues {
+            interrupt = interrupt
+                .into_iter()
+                .chain(queue.ring.interrupt_until())
+                .min();
             work |= match queue.role {
                 // Event buffers are of interest only when the driver has to be told that it missed something; a ring
                 // without kick descriptor is looked into at the next event.
@@ -626,6 +663,9 @@ impl App for Worker {
                 }
                 _ => queue.ring.arm(),
             };
+        }
+        if let Some(until) = interrupt {
+            work |= self.alarm.set(&self.bench.reactor, until);
         }
         work
     }

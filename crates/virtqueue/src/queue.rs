@@ -149,6 +149,15 @@ impl Queue {
         popped
     }
 
+    /// Whether nothing is available at the moment. What looks available may still turn out to break the rules.
+    pub fn is_empty(&self) -> bool {
+        self.broken
+            || match &self.format {
+                Format::Split(device) => device.is_empty(),
+                Format::Packed(device) => device.is_empty(),
+            }
+    }
+
     /// Stages a finished chain for [`Queue::publish`]. This is the one place where a chain completes.
     ///
     /// `written` counts the bytes that were written from the first writable byte on, without a gap (VS-041).

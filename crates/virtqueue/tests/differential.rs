@@ -172,7 +172,9 @@ fn run(steps: &[Step], event_idx: bool, oracle_chains: &mut usize) {
             } => {
                 for _ in 0..*take {
                     let mut chain = Chain::new();
+                    let empty = queue.is_empty();
                     let popped = queue.pop(&mut chain).unwrap();
+                    assert_eq!(popped, !empty);
                     let expected = oracle.pop_descriptor_chain(&memory);
                     assert_eq!(popped, expected.is_some());
                     let Some(expected) = expected else { break };

@@ -75,7 +75,9 @@ fn chains_come_back_at_the_next_place_whatever_their_order_and_flags_turn_over_w
     let mut queue = queue(&guest, 3);
     let (mut first, mut second) = (Chain::new(), Chain::new());
     assert!(queue.pop(&mut first).unwrap());
+    assert!(!queue.is_empty());
     assert!(queue.pop(&mut second).unwrap());
+    assert!(queue.is_empty());
     assert!(!queue.pop(&mut Chain::new()).unwrap());
     assert_eq!(
         [first.head(), second.head()],

@@ -27,6 +27,10 @@ pub struct ControllerOptions {
     pub param_change: bool,
     /// `packed=`; `None` offers it and leaves the rest to the front end.
     pub packed: Option<bool>,
+    /// `coalesce-us=`; 0 sends every interrupt at once.
+    pub coalesce_us: u32,
+    /// `coalesce-max=`.
+    pub coalesce_max: u32,
     /// `config=`.
     pub config: bool,
     /// Properties of the PCI function, which is the front end's: printed for it.
@@ -47,6 +51,8 @@ impl Default for ControllerOptions {
             hotplug: true,
             param_change: true,
             packed: None,
+            coalesce_us: 0,
+            coalesce_max: 16,
             config: false,
             pci: Vec::new(),
         }
@@ -56,8 +62,29 @@ impl Default for ControllerOptions {
 /// The most request queues a controller has: rings are numbered in 8 bits on the wire, two are not request queues.
 pub const MAX_QUEUES: u16 = 254;
 
+/// The longest time that an interrupt may wait, in microseconds.
+pub const MAX_COALESCE_US: u32 = 10_000;
+
 /// The properties of `virtio-scsi-pci`.
-pub static CONTROLLER: &[Property<ControllerOptions>] = &[
+pub static CONTROLLER: &[&[Property<ControllerOptions>]] = &[FIXED, COALESCING];
+
+/// Those that can be changed while it is in use.
+pub static COALESCING: &[Property<ControllerOptions>] = &[
+    Property {
+        name: "coalesce-us",
+        kind: Kind::U32(0..=MAX_COALESCE_US, |c, v| c.coalesce_us = v),
+        default: "0",
+        description: "microseconds for which an interrupt may wait while more completions are to come",
+    },
+    Property {
+        name: "coalesce-max",
+        kind: Kind::U32(1..=u16::MAX as u32, |c, v| c.coalesce_max = v),
+        default: "16",
+        description: "completions that wait no longer for an interrupt, with coalesce-us",
+    },
+];
+
+static FIXED: &[Property<ControllerOptions>] = &[
     Property {
         name: "id",
         kind: Kind::Text(|c, v| c.id = Some(v)),

@@ -117,7 +117,7 @@ fn is_text(key: &str) -> bool {
     }
     key.ends_with("driver")
         || key == "qom-type"
-        || texts(&[catalog::CONTROLLER], key)
+        || texts(catalog::CONTROLLER, key)
         || texts(&[catalog::DISK], key)
         || texts(catalog::THROTTLE_GROUP, key)
         || texts(&[catalog::IOTHREAD], key)
@@ -131,5 +131,5 @@ fn is_known(name: &str) -> bool {
     fn has<T>(tables: &[&[Property<T>]], name: &str) -> bool {
         tables.iter().copied().flatten().any(|row| row.name == name)
     }
-    has(&[catalog::CONTROLLER], name) || has(&[catalog::DISK], name) || has(catalog::DRIVE, name)
+    has(catalog::CONTROLLER, name) || has(&[catalog::DISK], name) || has(catalog::DRIVE, name)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lunar_block::Limits;
 
 use super::{Error, Model, NodeDriver, Taken, name, record};
-use crate::catalog::{self, IoThreadOptions, ObjectKind, ThrottleGroupOptions};
+use crate::catalog::{self, ControllerOptions, IoThreadOptions, ObjectKind, ThrottleGroupOptions};
 use crate::cpus::Cpus;
 use crate::keyval::Options;
 use crate::property;
@@ -159,6 +159,25 @@ impl Model {
             drive.limits = limits;
             drive.throttle_group = group;
         }
+    }
+
+    /// Changes a property of a controller that can be changed while it is in use; what its properties are then.
+    pub(crate) fn set_controller(
+        &mut self,
+        bus: &str,
+        property: &str,
+        value: &str,
+    ) -> Result<&ControllerOptions, Error> {
+        let mut controllers = self.controllers.iter_mut();
+        let controller = controllers.find(|controller| controller.bus == bus);
+        let controller = controller.ok_or(Error::NoController)?;
+        let change = [(property.to_owned(), value.to_owned())]
+            .into_iter()
+            .collect();
+        let tables = &[catalog::COALESCING];
+        property::apply(&mut controller.options, "virtio-scsi-pci", &change, tables)?;
+        controller.record.options().set(property, value);
+        Ok(&controller.options)
     }
 
     /// Says which thread serves a controller's queues.

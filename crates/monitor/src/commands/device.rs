@@ -93,7 +93,12 @@ pub fn list_properties(
     let device =
         model::device(&arguments.typename).map_err(|_| Error::no_device(&arguments.typename))?;
     Ok(match device.kind {
-        DeviceKind::Controller => catalog::CONTROLLER.iter().map(info).collect(),
+        DeviceKind::Controller => catalog::CONTROLLER
+            .iter()
+            .copied()
+            .flatten()
+            .map(info)
+            .collect(),
         DeviceKind::Disk => catalog::DISK.iter().map(info).collect(),
     })
 }

@@ -53,6 +53,12 @@ const CONTROLLER: &[Row<ControllerInfo>] = &[
             .map(|id| format!("{OBJECTS}/{id}"));
         json!(path.unwrap_or_default())
     }),
+    ("coalesce-us", "uint32", |controller| {
+        json!(controller.coalesce_us)
+    }),
+    ("coalesce-max", "uint32", |controller| {
+        json!(controller.coalesce_max)
+    }),
     ("socket", "str", |controller| {
         json!(
             controller

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use lunar_host::catalog::{self, PlainLimits};
 use lunar_host::keyval::Options;
-use lunar_host::{Host, Limit, Limited, Limits, Throttling, property};
+use lunar_host::{Host, Limit, Limited, Limits, Throttling};
 use serde_json::Value;
 
 use super::device::object_options;
 use crate::Error;
-use crate::bridge::with_patience;
 use crate::schema::{Empty, qapi};
 
 qapi! {
@@ -47,13 +45,6 @@ qapi! {
     /// An object.
     struct ObjectDel {
         id: String,
-    }
-
-    /// A property of an object, and the value that it is to have.
-    struct QomSet {
-        path: String,
-        property: String,
-        value: Value,
     }
 }
 
@@ -137,67 +128,5 @@ pub fn remove_object(host: &Arc<Host>, arguments: ObjectDel) -> Result<Empty, Er
         return Err(Error::generic(format!("object '{id}' not found")));
     }
     host.remove_object(&id)?;
-    Ok(Empty {})
-}
-
-/// `qom-set`: the limits of a throttle group, and the thread of a controller, are what can be set.
-pub fn set_property(host: &Arc<Host>, arguments: QomSet) -> Result<Empty, Error> {
-    let QomSet {
-        path,
-        property,
-        value,
-    } = arguments;
-    let mut controllers = host.controllers().into_iter();
-    let controller = controllers.find(|c| c.path == path || c.id.as_ref() == Some(&path));
-    if let Some(controller) = controller.filter(|_| property == "iothread") {
-        return set_thread(host, controller.path, &value);
-    }
-    let groups = host.throttle_groups();
-    let name = path.strip_prefix("/objects/").unwrap_or(&path);
-    let Some(group) = groups.into_iter().find(|group| group.group == name) else {
-        // There is no such object, or nothing of it can be set.
-        super::qom::check(host, &path)?;
-        return Err(Error::generic(format!(
-            "Property '{property}' of '{path}' cannot be set"
-        )));
-    };
-    if property != "limits" {
-        return Err(Error::generic(format!(
-            "Property 'throttle-group.{property}' cannot be set; limits can"
-        )));
-    }
-    if !value.is_object() {
-        return Err(Error::generic(
-            "Invalid parameter type for 'limits', expected: object",
-        ));
-    }
-    // What is not said stays, as in QEMU.
-    let mut limits = PlainLimits(group.limits);
-    let options = object_options(value)?;
-    property::apply(
-        &mut limits,
-        "throttle-group",
-        &options,
-        &[catalog::PLAIN_LIMITS],
-    )
-    .map_err(|error| Error::generic(error.to_string()))?;
-    host.set_group_limits(name, limits.0)?;
-    Ok(Empty {})
-}
-
-/// Moves a controller's queues to a thread, by its id or path; an empty one stands for those that serve all controllers.
-fn set_thread(host: &Arc<Host>, controller: String, value: &Value) -> Result<Empty, Error> {
-    let Some(thread) = value.as_str() else {
-        return Err(Error::generic(
-            "Invalid parameter type for 'iothread', expected: string",
-        ));
-    };
-    let thread = thread.strip_prefix("/objects/").unwrap_or(thread);
-    let thread = (!thread.is_empty()).then(|| thread.to_owned());
-    let host = Arc::clone(host);
-    // What the host refuses, it refuses at once; the waiting is for commands in flight.
-    with_patience("qom-set", move || {
-        Ok(host.move_queues(&controller, thread.as_deref())?)
-    })?;
     Ok(Empty {})
 }

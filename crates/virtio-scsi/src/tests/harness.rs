@@ -389,6 +389,19 @@ impl Guest {
         assert!(self.reap(ticket).is_none(), "answered too early");
     }
 
+    /// Asks for an interrupt by the next answer, as a driver does that has seen all answers.
+    pub fn want_interrupt(&mut self, queue: usize) {
+        let _ = self.driver(queue).queue.enable_interrupts();
+    }
+
+    /// Waits for an interrupt, whatever has been answered.
+    #[track_caller]
+    pub fn expect_interrupt(&mut self, queue: usize) {
+        let call = &self.driver(queue).call;
+        assert!(signalled(call, DEADLINE), "no interrupt on queue {queue}");
+        take(call);
+    }
+
     /// How many interrupts have come since the last look.
     pub fn interrupts(&mut self, queue: usize) -> u64 {
         let call = &self.driver(queue).call;

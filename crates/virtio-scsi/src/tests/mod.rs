@@ -5,6 +5,7 @@
 )]
 
 mod allegiance;
+mod coalescing;
 mod copies;
 mod erasing;
 mod events;

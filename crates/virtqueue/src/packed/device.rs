@@ -107,6 +107,11 @@ impl PackedDevice {
         Err(Error::ChainIncomplete { at: first.index })
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        let flags = self.ring.flags(self.avail.index).load(Ordering::Relaxed);
+        !self.avail.is_available(flags)
+    }
+
     /// Takes the buffers of the indirect table that `table` points to: all of them, in order. Of the flags, WRITE alone
     /// means something there (VIRTIO 1.3 §2.8.7).
     fn walk_table(

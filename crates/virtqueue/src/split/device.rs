@@ -92,6 +92,11 @@ impl SplitDevice {
         Ok(true)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.next_avail == self.avail_idx
+            && self.next_avail == self.ring.avail_idx().load(Ordering::Relaxed)
+    }
+
     /// Reads the available index; whether it covers something new.
     fn look(&mut self) -> Result<bool, Error> {
         // Acquire: pairs with the driver's release of the entries and descriptors before it.
