@@ -141,7 +141,10 @@ fn main() {
         }
         [list] if list == "--list" => BENCHES.iter().for_each(|bench| println!("{}", bench.name)),
         [queues] if queues == "--queues" => {
-            for bench in BENCHES.iter().filter(|bench| bench.disks == 1) {
+            for bench in BENCHES
+                .iter()
+                .filter(|bench| bench.disks == 1 && !bench.packed)
+            {
                 let (ratio, two) = bench.scaling();
                 println!(
                     "{:26} {ratio:5.2} times as much with two queues on two workers: {:.2} M/s",
@@ -195,7 +198,7 @@ impl Bench {
 
     /// Commands a second of so many queues with a worker each, on processors of their own, to the same disk.
     fn rate(&self, queues: usize) -> f64 {
-        const SPAN: Duration = Duration::from_millis(300);
+        const SPAN: Duration = Duration::from_millis(100);
         let rates = self.plan().run_on_threads(queues, |number, rig| {
             let mut processor = CpuSet::new();
             processor.set(number);

@@ -15,6 +15,12 @@ pub fn rate(number: u64, elapsed: Duration) -> f64 {
     per(number, elapsed.as_secs_f64())
 }
 
+/// So many of `number` for each of `whole`.
+#[expect(clippy::cast_precision_loss, reason = "a rounded figure for people")]
+pub fn share(number: u64, whole: u64) -> f64 {
+    per(number, whole as f64)
+}
+
 /// 0 where nothing can be said.
 #[expect(clippy::cast_precision_loss, reason = "a rounded figure for people")]
 fn per(number: u64, whole: f64) -> f64 {
@@ -43,17 +49,12 @@ pub fn grouped(number: f64) -> String {
 }
 
 impl Measured<'_> {
-    pub fn per_request(&self, number: u64) -> f64 {
-        self.share(number, self.report.completed())
+    fn per_request(&self, number: u64) -> f64 {
+        share(number, self.report.completed())
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a rounded figure for people")]
-    fn share(&self, number: u64, whole: u64) -> f64 {
-        per(number, whole as f64)
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "a rounded figure for people")]
-    pub fn cpu_us_per_request(&self, cpu: Duration) -> f64 {
+    fn cpu_us_per_request(&self, cpu: Duration) -> f64 {
         cpu.as_secs_f64() * 1e6 / (self.report.completed().max(1) as f64)
     }
 

@@ -11,8 +11,10 @@ mod contestant;
 mod figures;
 mod files;
 mod fio;
+mod footprint;
 mod page;
 mod pinning;
+mod server;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -87,9 +89,10 @@ Examples:
 /// Measures, and writes what was found.
 pub fn run(options: &Suite) -> Result<(), Failure> {
     let cases: Vec<Case> = (case::all(options).into_iter())
-        .filter(|case| case.is_wanted(&options.only))
+        .filter(|case| case::is_wanted(&case.name(), &options.only))
         .collect();
-    if cases.is_empty() {
+    let footprint = case::is_wanted(footprint::NAME, &options.only);
+    if cases.is_empty() && !footprint {
         let wanted = options.only.join(" ");
         let message = format!("no case is called {wanted}; --list shows all");
         return Err(Failure::Usage(anyhow::Error::msg(message)));
@@ -99,12 +102,15 @@ pub fn run(options: &Suite) -> Result<(), Failure> {
             let names: Vec<_> = case.contestants.iter().map(Contestant::name).collect();
             say(&format!("{:<28} {}\n", case.name(), names.join(", ")));
         }
+        if footprint {
+            say(&format!("{:<28} lunar\n", footprint::NAME));
+        }
         return Ok(());
     }
-    measure(options, &cases).map_err(Failure::Runtime)
+    measure(options, &cases, footprint).map_err(Failure::Runtime)
 }
 
-fn measure(options: &Suite, cases: &[Case]) -> anyhow::Result<()> {
+fn measure(options: &Suite, cases: &[Case], footprint: bool) -> anyhow::Result<()> {
     let processors = Processors::choose()?;
     let mut files = Files::new(options)?;
     let mut outcomes = Vec::new();
@@ -146,13 +152,23 @@ fn measure(options: &Suite, cases: &[Case]) -> anyhow::Result<()> {
         say(&outcome.line());
         outcomes.push(outcome);
     }
+    let memory = match footprint {
+        true => footprint::measure(options, &processors).context(footprint::NAME)?,
+        false => Vec::new(),
+    };
+    if footprint {
+        say(&footprint::line(&memory));
+    }
     let setting = page::Setting::find(options, &processors);
     let write = |path: &PathBuf, text: String| {
         std::fs::write(path, text).with_context(|| path.display().to_string())
     };
-    write(&options.output, page::render(&setting, &outcomes))?;
+    write(&options.output, page::render(&setting, &outcomes, &memory))?;
     if let Some(path) = &options.json {
-        write(path, format!("{:#}\n", figures::json(&setting, &outcomes)))?;
+        write(
+            path,
+            format!("{:#}\n", figures::json(&setting, &outcomes, &memory)),
+        )?;
     }
     say(&format!("The report is {}\n", options.output.display()));
     let failed = outcomes.iter().filter(|outcome| !outcome.is_complete());

@@ -1,7 +1,7 @@
 //! What is asked, and of whom.
 
 use super::Suite;
-use super::contestant::{Contestant, Program};
+use super::contestant::{Contestant, Program, Shape};
 use crate::bench::args::Rw;
 
 /// Where the bytes are.
@@ -54,17 +54,14 @@ pub struct Case {
     pub polling: bool,
     /// The first is the one that the others are compared with.
     pub contestants: Vec<Contestant>,
-    /// How many logical units there are, if that is the question.
-    scale: bool,
+    /// What there are several of, if that is the question.
+    scale: Option<&'static str>,
 }
 
 impl Case {
     /// As in `tmpfs-randread-4k-d32-poll`.
     pub fn name(&self) -> String {
-        let image = match self.scale {
-            true => "luns",
-            false => self.image.name(),
-        };
+        let image = self.scale.unwrap_or(self.image.name());
         let (rw, bs, depth) = (
             crate::bench::report::name(self.rw),
             self.bs >> 10,
@@ -73,10 +70,11 @@ impl Case {
         let client = if self.polling { "poll" } else { "sleep" };
         format!("{image}-{rw}-{bs}k-d{depth}-{client}")
     }
+}
 
-    pub fn is_wanted(&self, words: &[String]) -> bool {
-        words.is_empty() || words.iter().any(|word| self.name().contains(word.as_str()))
-    }
+/// Whether one of these words is in the name, or there are none.
+pub fn is_wanted(name: &str, words: &[String]) -> bool {
+    words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
 }
 
 /// The whole matrix, for the peers that are here.
@@ -114,21 +112,56 @@ pub fn all(options: &Suite) -> Vec<Case> {
                 depth,
                 polling,
                 contestants: Contestant::for_image(image, polling, &programs, options),
-                scale: false,
+                scale: None,
             });
         }
     }
-    for polling in [true, false] {
-        let luns = [1, 16, 256, 4096];
-        cases.push(Case {
-            image: Null,
-            rw: Rw::Randread,
-            bs: 4096,
-            depth: 32,
-            polling,
-            contestants: luns.map(Contestant::with_luns).into(),
-            scale: true,
-        });
+    for (scale, shapes) in [
+        ("luns", luns()),
+        ("queues", queues()),
+        ("controllers", controllers()),
+    ] {
+        // Clients that have one processor together cannot poll.
+        let alone = |shape: &Shape| shape.queues * shape.controllers == 1;
+        for polling in [true, false] {
+            if polling && !shapes.iter().all(alone) {
+                continue;
+            }
+            cases.push(Case {
+                image: Null,
+                rw: Rw::Randread,
+                bs: 4096,
+                depth: 32,
+                polling,
+                contestants: shapes.iter().copied().map(Contestant::Lunar).collect(),
+                scale: Some(scale),
+            });
+        }
     }
     cases
+}
+
+fn luns() -> Vec<Shape> {
+    let shape = |luns| Shape { luns, ..Shape::ONE };
+    [1, 16, 256, 4096].map(shape).into()
+}
+
+/// The server has one processor, so a second worker is no gain here. What it costs shows.
+fn queues() -> Vec<Shape> {
+    let shape = |(queues, workers)| Shape {
+        queues,
+        workers,
+        ..Shape::ONE
+    };
+    [(1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (4, 2)]
+        .map(shape)
+        .into()
+}
+
+fn controllers() -> Vec<Shape> {
+    let shape = |controllers| Shape {
+        controllers,
+        ..Shape::ONE
+    };
+    [1, 2, 4, 8].map(shape).into()
 }

@@ -1,23 +1,19 @@
 //! Who takes part: this program, and those that it is measured against.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::Suite;
 use super::case::{Case, Image};
 use super::figures::Sample;
 use super::fio::{self, Engine};
 use super::pinning::{Processors, stay_on};
+use super::server::Server;
 use crate::bench::args::{Bench, DeviceKind};
 use crate::bench::{self, wanted};
-
-/// How long a server may take until it can be connected to.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Before figures count: caches are filled, and a server that adapts has done so.
 pub const RAMP: Duration = Duration::from_millis(200);
@@ -53,11 +49,55 @@ impl Program {
     }
 }
 
+/// How many of what this program has, and how it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub luns: u16,
+    pub queues: u16,
+    pub workers: u16,
+    /// Each with a disk and a client of its own.
+    pub controllers: u16,
+    /// Which rings the client has.
+    pub packed: bool,
+    /// It never looks for work before it sleeps.
+    pub sleepy: bool,
+}
+
+impl Shape {
+    pub const ONE: Shape = Shape {
+        luns: 1,
+        queues: 1,
+        workers: 1,
+        controllers: 1,
+        packed: false,
+        sleepy: false,
+    };
+
+    /// What is not one.
+    fn name(&self) -> String {
+        let counts = [
+            (self.luns, "disks"),
+            (self.controllers, "controllers"),
+            (self.queues, "queues"),
+            (self.workers, "workers"),
+        ];
+        let counts = counts.into_iter().filter(|&(number, _)| number > 1);
+        let mut words: Vec<String> = counts.map(|(n, what)| format!("{n} {what}")).collect();
+        let ways = [(self.packed, "packed"), (self.sleepy, "no polling")];
+        let ways = ways.into_iter().filter(|&(is_so, _)| is_so);
+        words.extend(ways.map(|(_, way)| way.to_owned()));
+        match words.as_slice() {
+            [] => "lunar".to_owned(),
+            words => format!("lunar ({})", words.join(", ")),
+        }
+    }
+}
+
 /// One who takes part in a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contestant {
-    /// This program, with so many disks, asked through split or packed rings.
-    Lunar { luns: u16, packed: bool },
+    /// This program.
+    Lunar(Shape),
     /// QEMU's server of block devices, with one of its ways of I/O.
     Qemu { aio: &'static str },
     /// The published SCSI server of the rust-vmm project. It goes through the host's page cache, whether or not the others
@@ -77,12 +117,19 @@ impl Contestant {
         programs: &[Program],
         options: &Suite,
     ) -> Vec<Contestant> {
-        let mut all = vec![Contestant::with_luns(1)];
+        let mut all = vec![Contestant::Lunar(Shape::ONE)];
         if image == Image::Null {
-            all.push(Contestant::Lunar {
-                luns: 1,
+            all.push(Contestant::Lunar(Shape {
                 packed: true,
-            });
+                ..Shape::ONE
+            }));
+        }
+        // A disk takes longer to answer than our server looks for work, which costs processor time and gains nothing.
+        if image.is_direct() && !polling {
+            all.push(Contestant::Lunar(Shape {
+                sleepy: true,
+                ..Shape::ONE
+            }));
         }
         let has = |program| programs.contains(&program);
         if has(Program::Qemu) {
@@ -109,18 +156,9 @@ impl Contestant {
         all
     }
 
-    pub fn with_luns(luns: u16) -> Contestant {
-        Contestant::Lunar {
-            luns,
-            packed: false,
-        }
-    }
-
     pub fn name(&self) -> String {
         match self {
-            Contestant::Lunar { packed: true, .. } => "lunar (packed)".to_owned(),
-            Contestant::Lunar { luns: 1, .. } => "lunar".to_owned(),
-            Contestant::Lunar { luns, .. } => format!("lunar ({luns} disks)"),
+            Contestant::Lunar(shape) => shape.name(),
             Contestant::Qemu { aio: "none" } => Program::Qemu.name().to_owned(),
             Contestant::Qemu { aio } => format!("{} ({aio})", Program::Qemu.name()),
             Contestant::VhostDeviceScsi { alone } => {
@@ -146,16 +184,26 @@ impl Contestant {
                 fio::measure(*engine, case, image, options, processors)
             }
             Contestant::Copying => copying(case, options, processors),
-            Contestant::Lunar { .. }
-            | Contestant::Qemu { .. }
-            | Contestant::VhostDeviceScsi { .. } => {
-                let sockets = tempfile::tempdir().context("a directory for the socket")?;
-                let socket = sockets.path().join("s");
-                let command = self.command(case, image, options, &socket)?;
-                let server = Server::start(command, &socket, sockets.path(), processors)?;
-                let sample = ask(case, &socket, &server, options, processors, *self);
+            Contestant::Lunar(_) | Contestant::Qemu { .. } | Contestant::VhostDeviceScsi { .. } => {
+                let directory = tempfile::tempdir().context("a directory for the socket")?;
+                let directory = directory.path();
+                let shape = self.shape();
+                let sockets = (0..shape.controllers).map(|n| directory.join(format!("s{n}")));
+                let sockets: Vec<PathBuf> = sockets.collect();
+                let command = self.command(case, image, options, &sockets)?;
+                let server = Server::start(command, &sockets, directory, processors)?;
+                stay_on(processors.client)?;
+                let sample = ask(case, &sockets, &server, options, shape);
                 sample.map_err(|error| server.explain(error))
             }
+        }
+    }
+
+    /// How it is asked.
+    fn shape(&self) -> Shape {
+        match self {
+            Contestant::Lunar(shape) => *shape,
+            _ => Shape::ONE,
         }
     }
 
@@ -164,24 +212,35 @@ impl Contestant {
         case: &Case,
         image: Option<&Path>,
         options: &Suite,
-        socket: &Path,
+        sockets: &[PathBuf],
     ) -> anyhow::Result<Command> {
-        let socket = socket.display();
+        let socket = sockets.first().context("a socket")?.display();
         let path = image.map(|path| path.display().to_string().replace(',', ",,"));
         let path = path.unwrap_or_default();
         let size = u64::from(options.size) << 20;
         let on_off = |on| if on { "on" } else { "off" };
         let mut arguments: Vec<String> = Vec::new();
         let program = match self {
-            Contestant::Lunar { luns, .. } => {
-                let spin = if case.polling { options.poll_us } else { 32 };
-                arguments.extend(
-                    ["serve", "--monitor=none", "--queues=1", "--workers=1"].map(str::to_owned),
-                );
-                arguments.push(format!("--socket-path={socket}"));
-                arguments.push(format!("--poll-us={spin}"));
+            Contestant::Lunar(shape) => {
+                let spin = match (shape.sleepy, case.polling) {
+                    (true, _) => 0,
+                    (false, true) => options.poll_us,
+                    (false, false) => 32,
+                };
+                arguments.extend([
+                    "serve".to_owned(),
+                    "--monitor=none".to_owned(),
+                    format!("--workers={}", shape.workers),
+                    format!("--poll-us={spin}"),
+                ]);
+                for (n, socket) in sockets.iter().enumerate() {
+                    let (socket, queues) = (socket.display(), shape.queues);
+                    arguments.push(format!(
+                        "--device=virtio-scsi-pci,id=c{n},socket={socket},num_queues={queues}"
+                    ));
+                }
                 let cached = format!("cache.direct={}", on_off(case.image.is_direct()));
-                for lun in 0..*luns {
+                for lun in 0..shape.luns.max(shape.controllers) {
                     let node = format!("node-name=n{lun}");
                     let file = format!("file.driver=file,file.filename={path}");
                     arguments.push(match case.image {
@@ -194,7 +253,10 @@ impl Contestant {
                             format!("--blockdev=qcow2,{node},{cached},{file}")
                         }
                     });
-                    arguments.push(format!("--device=scsi-hd,drive=n{lun},scsi-id=0,lun={lun}"));
+                    let bus = lun % shape.controllers;
+                    arguments.push(format!(
+                        "--device=scsi-hd,bus=c{bus}.0,drive=n{lun},scsi-id=0,lun={lun}"
+                    ));
                 }
                 std::env::current_exe().context("this program")?
             }
@@ -231,109 +293,49 @@ impl Contestant {
     }
 }
 
-/// A server at work; it ends when this goes.
-struct Server {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Server {
-    fn start(
-        mut command: Command,
-        socket: &Path,
-        directory: &Path,
-        processors: &Processors,
-    ) -> anyhow::Result<Server> {
-        let log = directory.join("log");
-        let messages = File::create(&log)?;
-        command.stdin(Stdio::null()).stdout(messages.try_clone()?);
-        stay_on(processors.server)?;
-        let child = command.stderr(messages).spawn();
-        let program = command.get_program().display().to_string();
-        let mut server = Server {
-            child: child.context(program)?,
-            log,
-        };
-        let deadline = Instant::now() + PATIENCE;
-        while !socket.exists() {
-            if let Some(status) = server.child.try_wait()? {
-                let error = anyhow!("it ended with {status}");
-                return Err(server.explain(error));
-            }
-            if Instant::now() > deadline {
-                let error = anyhow!("no socket after {PATIENCE:?}");
-                return Err(server.explain(error));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(server)
-    }
-
-    fn process(&self) -> Option<i32> {
-        i32::try_from(self.child.id()).ok()
-    }
-
-    /// What went wrong, and what the server said last.
-    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        match log.lines().rev().find(|line| !line.trim().is_empty()) {
-            Some(last) => anyhow!("{error:#}; the server's last words: {}", last.trim()),
-            None => error,
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It cannot have gone without being waited for.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let deadline = Instant::now() + PATIENCE;
-        while let Ok(None) = self.child.try_wait() {
-            if Instant::now() > deadline {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-/// Does what `lunar bench` does.
+/// Does what `lunar bench` does, on every socket at the same time.
 fn ask(
     case: &Case,
-    socket: &Path,
+    sockets: &[PathBuf],
     server: &Server,
     options: &Suite,
-    processors: &Processors,
-    contestant: Contestant,
+    shape: Shape,
 ) -> anyhow::Result<Sample> {
-    // A server may listen a moment after its socket is there; to try would be to connect, which some take once only.
-    std::thread::sleep(Duration::from_millis(50));
-    stay_on(processors.client)?;
-    let bench = Bench {
-        socket: socket.to_owned(),
+    // All that there is shares the depth.
+    let depth = case.depth / shape.queues / shape.controllers;
+    let bench = |socket: &PathBuf| Bench {
+        socket: socket.clone(),
         rw: case.rw,
         rwmixread: 50,
         bs: case.bs,
-        iodepth: case.depth,
-        queues: 1,
+        iodepth: depth.max(1),
+        queues: shape.queues,
         luns: None,
         runtime: options.runtime,
         count: None,
         ramp: RAMP,
         busy_poll: case.polling,
         pid: server.process(),
-        packed: matches!(contestant, Contestant::Lunar { packed: true, .. }),
+        packed: shape.packed,
         device: DeviceKind::Auto,
         json: true,
     };
-    let luns = match contestant {
-        Contestant::Lunar { luns: 2.., .. } => Some(wanted::Luns::All),
-        _ => None,
-    };
-    let measured = bench::measure(&bench, luns)?;
-    bench::verdict(&measured)?;
-    Ok(Sample::of(&measured))
+    let luns = (shape.luns > 1).then_some(wanted::Luns::All);
+    let benches: Vec<Bench> = sockets.iter().map(bench).collect();
+    let all: anyhow::Result<Vec<_>> = std::thread::scope(|scope| {
+        let measure = |bench| {
+            let luns = luns.clone();
+            scope.spawn(move || bench::measure(bench, luns))
+        };
+        let clients: Vec<_> = benches.iter().map(measure).collect();
+        let gone = |_| Err(anyhow!("a client has ended"));
+        let all = clients.into_iter();
+        all.map(|client| client.join().unwrap_or_else(gone))
+            .collect()
+    });
+    let all = all?;
+    all.iter().try_for_each(bench::verdict)?;
+    Sample::of(&all).context("nothing was measured")
 }
 
 /// Copies blocks from anywhere in as much memory as the images have to a few places.

@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use lunar_initiator::Latencies;
 use serde_json::{Value, json};
 
 use super::case::Case;
+use super::footprint::{self, Figure};
 use super::page::Setting;
 use crate::bench::{Measured, report};
 
@@ -22,18 +24,33 @@ pub struct Sample {
 }
 
 impl Sample {
-    pub fn of(measured: &Measured<'_>) -> Sample {
-        let mut latencies = measured.report.reads.clone();
-        latencies.merge(&measured.report.writes);
+    /// What clients that were at work at the same time have got from one server; `None` of none.
+    pub fn of(clients: &[Measured<'_>]) -> Option<Sample> {
+        let first = clients.first()?;
+        let mut latencies = Latencies::default();
+        let (mut iops, mut kicks, mut interrupts) = (0.0, 0, 0);
+        for Measured { report, .. } in clients {
+            latencies.merge(&report.reads);
+            latencies.merge(&report.writes);
+            iops += report::rate(report.completed(), report.elapsed);
+            kicks += report.kicks;
+            interrupts += report.interrupts;
+        }
         let us = |percent| latencies.percentile(percent).as_secs_f64() * 1e6;
-        Sample {
-            iops: report::rate(latencies.count(), measured.report.elapsed),
+        let per_request = |number| report::share(number, latencies.count());
+        // The server's time is the same, whichever client has looked.
+        let cpu_us = first.cpu.map(|cpu| {
+            let share = cpu.as_secs_f64() / first.report.elapsed.as_secs_f64();
+            share * 1e6 / iops
+        });
+        Some(Sample {
+            iops,
             p50_us: us(50.0),
             p99_us: us(99.0),
-            cpu_us: measured.cpu.map(|cpu| measured.cpu_us_per_request(cpu)),
-            kicks: Some(measured.per_request(measured.report.kicks)),
-            interrupts: Some(measured.per_request(measured.report.interrupts)),
-        }
+            cpu_us,
+            kicks: Some(per_request(kicks)),
+            interrupts: Some(per_request(interrupts)),
+        })
     }
 }
 
@@ -159,7 +176,7 @@ impl<'a> Outcome<'a> {
 }
 
 /// Everything. Members may be added; those that are here keep their names, meanings and units.
-pub fn json(setting: &Setting, outcomes: &[Outcome<'_>]) -> Value {
+pub fn json(setting: &Setting, outcomes: &[Outcome<'_>], memory: &[Figure]) -> Value {
     let sample = |sample: &Sample| {
         json!({
             "iops": sample.iops,
@@ -191,6 +208,7 @@ pub fn json(setting: &Setting, outcomes: &[Outcome<'_>]) -> Value {
     json!({
         "setting": setting.rows.iter().cloned().collect::<serde_json::Map<_, _>>(),
         "cases": cases.collect::<Vec<_>>(),
+        "memory": footprint::json(memory),
     })
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Suite;
 use super::contestant::Program;
 use super::figures::{Outcome, Row, Sample, Spread};
+use super::footprint::{self, Figure};
 use super::pinning::Processors;
 use crate::bench::report::grouped;
 
@@ -73,7 +74,7 @@ fn version(program: &str) -> String {
 }
 
 /// The page.
-pub fn render(setting: &Setting, outcomes: &[Outcome<'_>]) -> String {
+pub fn render(setting: &Setting, outcomes: &[Outcome<'_>], memory: &[Figure]) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -103,10 +104,24 @@ pub fn render(setting: &Setting, outcomes: &[Outcome<'_>]) -> String {
                     }
                 }
                 @for outcome in outcomes { (section(outcome)) }
+                @if !memory.is_empty() { (memory_of_the_server(memory)) }
             }
         }
     };
     page.into_string()
+}
+
+fn memory_of_the_server(memory: &[Figure]) -> Markup {
+    html! {
+        h2 { (footprint::NAME) }
+        p { "What one more takes while all are in use: of the process's own memory, without the guest's." }
+        table {
+            tr { th { "" } th { "compared: one with" } th { "bytes for each" } }
+            @for figure in memory {
+                tr { td { (figure.what) } td { (figure.number) } td { (footprint::rounded(figure)) } }
+            }
+        }
+    }
 }
 
 fn section(outcome: &Outcome<'_>) -> Markup {
