@@ -1,11 +1,12 @@
-//! The developer's commands: `cargo xtask demo`, `test`, `conformance` and `instructions`.
+//! The developer's commands: `cargo xtask demo`, `test`, `conformance`, `instructions` and `compare`.
 //!
 //! All start from a machine that has Rust and Debian's package tools, say what else they need, install
 //! it, and build what is left to build: the workspace, and a small Linux guest out of Debian packages
 //! ([`guest_image`]). A guest is a [`qemu::Machine`] whose disks come from `lunar serve` ([`storage`]); it runs one
 //! job and reports the job's output and exit status. [`demo`] runs the job that the user typed,
 //! [`guest_tests`] runs the project's, [`conformance`] a public suite, [`check`] looks at everything that needs no guest, [`qmp`] is
-//! a session of QMP's own client with a server, [`instructions`] counts what commands cost.
+//! a session of QMP's own client with a server, [`instructions`] counts what commands cost, and [`compare`] measures a
+//! guest's disks against QEMU's own.
 //!
 //! Nothing outlives the command, however it ends: every child process is tied to its parent's life
 //! ([`process`]), and every temporary directory to a janitor that waits for the command's end ([`scratch`]).
@@ -18,6 +19,7 @@
 mod apt;
 mod boot_disk;
 mod check;
+mod compare;
 mod conformance;
 mod cpio;
 mod demo;
@@ -65,6 +67,8 @@ enum Command {
     Conformance(conformance::Options),
     /// Count the instructions that a READ or a WRITE costs, and compare them with what was accepted
     Instructions(instructions::Options),
+    /// Run fio in a guest on Lunar's disks and on QEMU's own, in turns
+    Compare(compare::Options),
     /// Draw the terminal text on standard input as an SVG image
     #[command(hide = true)]
     Picture,
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(options),
         Command::Conformance(options) => conformance::run(options),
         Command::Instructions(options) => instructions::run(options),
+        Command::Compare(options) => compare::run(options),
         Command::Picture => picture::run(),
     };
     result.unwrap_or_else(|error| {

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -125,6 +126,27 @@ pub fn wait(child: &mut Child, patience: Duration) -> Result<Option<std::process
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The processor time that a process or a thread has used, in clock ticks; `proc` is its directory.
+pub fn ticks(proc: &Path) -> Result<u64> {
+    let stat = std::fs::read_to_string(proc.join("stat"))?;
+    // The fields after the program's name, which may itself contain spaces; `proc_pid_stat(5)` counts from 1.
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    let field = |number: usize| {
+        fields
+            .get(number - 3)
+            .and_then(|field| field.parse::<u64>().ok())
+    };
+    field(14)
+        .zip(field(15))
+        .map(|(user, system)| user + system)
+        .context("unexpected /proc/PID/stat")
 }
 
 /// Does one step of the work, says so before and how long it took after (if worth mentioning).

@@ -326,6 +326,20 @@ impl Running {
         Monitor::connect(&self.scratch.join("qemu.qmp"))
     }
 
+    /// What the job has said on the line that begins so.
+    pub fn line(&self, beginning: &str) -> Result<String> {
+        let said = self.said("stdout");
+        let line = said.lines().find_map(|line| line.strip_prefix(beginning));
+        Ok(line
+            .with_context(|| format!("the guest did not say \"{beginning}\""))?
+            .to_owned())
+    }
+
+    /// QEMU's process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether the job has said `words` by now.
     pub fn has_said(&self, words: &str) -> bool {
         self.said("stdout").contains(words)

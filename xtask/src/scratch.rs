@@ -1,6 +1,6 @@
 //! Temporary directories that go away even when we are killed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -14,12 +14,21 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes a new directory, in memory-backed storage if there is any.
+    /// Makes a new directory where temporary files go.
     pub fn new() -> Result<Self> {
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// Makes one whose files are in memory.
+    pub fn in_memory() -> Result<Self> {
+        Self::below(Path::new("/dev/shm"))
+    }
+
+    fn below(directory: &Path) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         // Short: a Unix socket's path has at most 107 bytes.
-        let path = std::env::temp_dir().join(format!("lunar-{}-{number}", std::process::id()));
+        let path = directory.join(format!("lunar-{}-{number}", std::process::id()));
         std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let janitor = {
             use std::os::unix::process::CommandExt;

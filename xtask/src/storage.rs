@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::monitor::Monitor;
-use crate::process::{line, read, run, spawn, stop, tied};
+use crate::process::{line, read, run, spawn, stop, ticks, tied};
 use crate::qemu::path_value;
 use crate::scratch::Scratch;
 
@@ -182,6 +182,12 @@ impl Disks {
     pub fn drive(&mut self, value: &str) {
         self.options
             .extend(["--drive".to_owned(), value.to_owned()]);
+    }
+
+    /// Adds a `-blockdev`.
+    pub fn node(&mut self, value: &str) {
+        self.options
+            .extend(["--blockdev".to_owned(), value.to_owned()]);
     }
 
     /// Adds a `-device`.
@@ -360,23 +366,7 @@ impl Daemon {
 
     /// The processor time that it has used, in clock ticks.
     pub fn processor_ticks(&self) -> Result<u64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The fields after the program's name, which may itself contain spaces; `proc_pid_stat(5)` counts from 1.
-        let fields: Vec<&str> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect();
-        let field = |number: usize| {
-            fields
-                .get(number - 3)
-                .and_then(|field| field.parse::<u64>().ok())
-        };
-        field(14)
-            .zip(field(15))
-            .map(|(user, system)| user + system)
-            .context("unexpected /proc/PID/stat")
+        ticks(Path::new(&format!("/proc/{}", self.child.id())))
     }
 
     /// `kill -9`: it vanishes in the middle of whatever it does.
