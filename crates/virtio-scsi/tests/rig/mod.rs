@@ -210,6 +210,8 @@ pub struct Rig {
     memory: Arc<GuestMemory>,
     /// Where its commands' pieces begin.
     pieces: u64,
+    /// Of the first command, whose blocks no other rig has.
+    first: u16,
     /// What a command of each piece looks like in the ring: an indirect table, as Linux makes one.
     tables: Vec<Buffer>,
     worker: LocalWorker,
@@ -228,6 +230,7 @@ impl Rig {
             driver,
             memory: Arc::clone(&machine.memory),
             pieces: GPA + number as u64 * PART + RING,
+            first: number as u16 * DEPTH,
             tables: Vec::new(),
             worker,
         };
@@ -247,7 +250,7 @@ impl Rig {
         let piece = self.pieces + u64::from(number) * PIECE;
         let mut header = [0; HEADER.1 as usize];
         let [hi, lo] = (lun | 0x4000).to_be_bytes();
-        let lba = u32::from(number) * 37 % 256 * 8;
+        let lba = u32::from(self.first + number) * 37 % 256 * 8;
         let [a, b, c, d] = lba.to_be_bytes();
         let opcode = match direction {
             Direction::Read => 0x28,
