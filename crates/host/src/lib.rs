@@ -50,7 +50,7 @@ pub use event::{
 pub use host::{Config, Host};
 pub use images::{ImageError, try_images};
 pub use lunar_block::{Activities, Activity, Latencies, Limit, Limits};
-pub use lunar_virtio_scsi::WorkerThread;
+pub use lunar_virtio_scsi::{WorkerStats, WorkerThread};
 pub use media::{MediaError, ReadOnlyMode};
 pub use query::{
     BlockStats, ControllerInfo, DeviceInfo, DeviceState, IoStatus, NodeInfo, RunState,

@@ -10,6 +10,7 @@ mod run;
 mod scsi;
 mod stats;
 mod throttle;
+mod workers;
 
 use std::sync::Arc;
 
@@ -156,6 +157,11 @@ pub fn table() -> Table<Arc<Host>> {
             "the threads that serve requests",
             run::iothreads,
         ),
+        Command::new(
+            "x-lunar-workers",
+            "what the threads that serve requests have done; Lunar's own",
+            workers::query,
+        ),
         Command::new("query-status", "whether requests are taken", status),
         Command::new("stop", "takes no more requests: they wait", stop),
         Command::new("cont", "takes requests again", cont),
@@ -184,5 +190,7 @@ pub(crate) use device::{add_options as add_device, remove_named as remove_device
 pub(crate) use media::{change_named, eject_named};
 pub use scsi::{ScsiController, ScsiCounters, ScsiDisk, ScsiLatencies, ScsiLatency, ScsiState};
 pub(crate) use stats::{BlockStats, QueryStats, query as query_stats};
+
+pub use workers::WorkerInfo;
 
 pub(crate) use run::{cont, status, stop, version_info};

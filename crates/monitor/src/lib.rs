@@ -41,7 +41,8 @@ pub use bridge::{forward, notice};
 pub use client::{Client, ClientError};
 pub use command::{Command, EventType, Table};
 pub use commands::{
-    ScsiController, ScsiCounters, ScsiDisk, ScsiLatencies, ScsiLatency, ScsiState, table,
+    ScsiController, ScsiCounters, ScsiDisk, ScsiLatencies, ScsiLatency, ScsiState, WorkerInfo,
+    table,
 };
 pub use error::{Class, Error};
 pub use event::Notice;

@@ -34,6 +34,7 @@ mod queue;
 mod request;
 mod ring;
 mod slot;
+mod statistics;
 mod tmf;
 mod wire;
 mod worker;
@@ -49,6 +50,7 @@ pub use features::Features;
 pub use lunar_target::{LogicalUnit, NexusId, TargetPort};
 pub use lunar_virtqueue::GuestMemory;
 pub use ring::RingSetup;
+pub use statistics::WorkerStats;
 pub use workers::{LocalWorker, WorkerConfig, WorkerId, WorkerThread, Workers, WorkersConfig};
 
 /// Why a controller cannot do what a transport or a user asks.

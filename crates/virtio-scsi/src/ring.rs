@@ -10,6 +10,7 @@ use lunar_virtqueue::{AddressSpace, Chain, GuestMemory, Queue, RingFeatures, Rin
 use crate::Features;
 use crate::barrier::{Barrier, Reply};
 use crate::coalescing::{Coalescing, Interrupts};
+use crate::statistics::Counters;
 
 /// Of a token's bits, those that name the slot; the ring's key is above. There are never 2^32 slots, and never 2^30 rings.
 pub(crate) const SLOT_BITS: u32 = 32;
@@ -249,7 +250,7 @@ impl Ring {
     /// Makes what has completed visible, with at most one interrupt, and does what had to wait for it. Returns whether
     /// the ring has come to its [end](Ring::end).
     #[inline]
-    pub fn flush(&mut self, reactor: &Handle) -> bool {
+    pub fn flush(&mut self, reactor: &Handle, counters: &Counters) -> bool {
         let wanted = self.queue.publish();
         let due = match self.interrupts.are_sent_at_once() {
             true => wanted,
@@ -257,6 +258,9 @@ impl Ring {
         };
         if due {
             self.interrupt();
+            counters.interrupts.add(1);
+        } else if wanted {
+            counters.held.add(1);
         }
         if !self.unpublished.is_empty() {
             self.unpublished.clear();

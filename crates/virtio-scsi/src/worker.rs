@@ -18,6 +18,7 @@ use crate::line::Fence;
 use crate::queue::{Queue, Role};
 use crate::request::{BATCH, Bench};
 use crate::ring::{Carried, Descriptor, Ring, RingSetup, SLOT_BITS};
+use crate::statistics::Counters;
 use crate::tmf::Function;
 use crate::wire::{Address, Event, Response};
 use crate::workers::Peers;
@@ -209,16 +210,18 @@ pub(crate) struct Worker {
     queues: Slab<Queue>,
     /// For interrupts that are held back.
     alarm: Alarm,
+    counters: Arc<Counters>,
 }
 
 impl Worker {
     /// `number` is which one of the peers it is.
-    pub fn new(reactor: Handle, number: usize, peers: Peers) -> Worker {
+    pub fn new(reactor: Handle, number: usize, peers: Peers, counters: Arc<Counters>) -> Worker {
         Worker {
             bench: Bench::new(reactor, number, peers),
             ports: BTreeMap::new(),
             queues: Slab::new(),
             alarm: Alarm::default(),
+            counters,
         }
     }
 
@@ -598,6 +601,7 @@ impl App for Worker {
 
     fn ready(&mut self, _token: Token) {
         // The wake-up is all: `poll` looks at every ring.
+        self.counters.kicks.add(1);
     }
 
     #[inline]
@@ -629,6 +633,10 @@ impl App for Worker {
                 }
             };
         }
+        if served > 0 {
+            self.counters.rounds.add(1);
+            self.counters.requests.add(served);
+        }
         served > 0
     }
 
@@ -636,7 +644,7 @@ impl App for Worker {
     fn flush(&mut self) {
         let mut over = false;
         for (_, queue) in &mut self.queues {
-            over |= queue.ring.flush(&self.bench.reactor);
+            over |= queue.ring.flush(&self.bench.reactor, &self.counters);
         }
         if over {
             self.end_rings();
@@ -666,6 +674,9 @@ impl App for Worker {
         }
         if let Some(until) = interrupt {
             work |= self.alarm.set(&self.bench.reactor, until);
+        }
+        if !work {
+            self.counters.sleeps.add(1);
         }
         work
     }

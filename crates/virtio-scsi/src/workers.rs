@@ -9,6 +9,7 @@ use lunar_reactor::{Config, Reactor, Remote, Thread, spawn};
 use lunar_target::NexusId;
 
 use crate::Error;
+use crate::statistics::{Counters, WorkerStats};
 use crate::worker::{Message, Worker};
 
 /// How the data-path threads are set up that serve all controllers.
@@ -99,6 +100,8 @@ pub struct WorkerThread {
     pub id: i32,
     /// How long it looks for work before it sleeps.
     pub spin: Duration,
+    /// What it has done.
+    pub stats: WorkerStats,
 }
 
 /// A worker that the thread it was made on drives, see [`Workers::on_this_thread`].
@@ -133,7 +136,11 @@ pub struct Workers {
 
 struct Running {
     thread: Thread<Message>,
-    info: WorkerThread,
+    name: String,
+    /// The system's number for it.
+    id: i32,
+    spin: Duration,
+    counters: Arc<Counters>,
 }
 
 impl fmt::Debug for Workers {
@@ -183,7 +190,9 @@ impl Workers {
     /// The worker's ring could not be set up.
     pub fn on_this_thread(&self, number: usize) -> std::io::Result<LocalWorker> {
         let peers = self.peers.clone();
-        let reactor = Reactor::new(RING_ENTRIES, |handle| Worker::new(handle, number, peers))?;
+        let reactor = Reactor::new(RING_ENTRIES, |handle| {
+            Worker::new(handle, number, peers, Arc::default())
+        })?;
         self.peers.set(number, Some(reactor.remote()));
         Ok(LocalWorker(reactor))
     }
@@ -203,19 +212,21 @@ impl Workers {
             spin: config.spin,
             cpus: config.cpus,
         };
-        let (peers, its) = (self.peers.clone(), Arc::clone(&id));
+        let counters = Arc::<Counters>::default();
+        let (peers, its, own) = (self.peers.clone(), Arc::clone(&id), Arc::clone(&counters));
         let thread = spawn(setup, move |reactor| {
-            let own = rustix::thread::gettid().as_raw_nonzero().get();
-            its.store(own, Ordering::Relaxed);
-            Worker::new(reactor, number, peers)
+            let number_of_thread = rustix::thread::gettid().as_raw_nonzero().get();
+            its.store(number_of_thread, Ordering::Relaxed);
+            Worker::new(reactor, number, peers, own)
         })?;
         self.peers.set(number, Some(thread.remote().clone()));
-        let info = WorkerThread {
+        let running = Some(Running {
+            thread,
             name: config.name,
             id: id.load(Ordering::Relaxed),
             spin: config.spin,
-        };
-        let running = Some(Running { thread, info });
+            counters,
+        });
         match threads.get_mut(number) {
             Some(place) => *place = running,
             None => threads.push(running),
@@ -237,8 +248,13 @@ impl Workers {
     /// The threads that there are.
     pub fn threads(&self) -> Vec<WorkerThread> {
         let threads = self.lock();
-        let running = threads.iter().flatten();
-        running.map(|running| running.info.clone()).collect()
+        let info = |running: &Running| WorkerThread {
+            name: running.name.clone(),
+            id: running.id,
+            spin: running.spin,
+            stats: running.counters.read(),
+        };
+        threads.iter().flatten().map(info).collect()
     }
 
     /// Ends the threads, after what they have in flight has completed. Controllers stay, without a data path.

@@ -282,6 +282,10 @@ pub struct Stats {
     #[arg(long, value_name = "N", requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
 
+    /// Of the threads that serve the queues, not of the disks
+    #[arg(long)]
+    pub workers: bool,
+
     /// Print JSON; with --watch an object in each line
     #[arg(long)]
     pub json: bool,
@@ -302,8 +306,12 @@ Totals count from when an image was opened, times from when the disk was attache
 P50 and P99 are what half of the operations and 99 of a hundred took at most, as the guest sees it; with
 --watch those of the last interval.
 
+Of a worker, ROUNDS are turns of its loop in which it found requests, HELD is how often an interrupt waited
+because more was to come (see coalesce-us), and KICKS are wake-ups by guests.
+
 Examples:
   lunar stats
+  lunar stats --workers --watch
   lunar stats --watch 5 --json | jq -c '.disks[] | select(.reads > 1000) | .name'";
 
 /// `lunar events`.

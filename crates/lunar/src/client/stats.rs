@@ -1,4 +1,6 @@
-//! `lunar stats`: what was done with the disks, in all or from moment to moment.
+//! `lunar stats`: what was done with the disks, or by the workers, in all or from moment to moment.
+
+mod workers;
 
 use std::time::{Duration, Instant};
 
@@ -17,43 +19,56 @@ pub fn run(options: &Stats) -> Result<(), Failure> {
 }
 
 fn print(options: &Stats) -> anyhow::Result<()> {
+    match options.workers {
+        false => show::<Disks>(options),
+        true => show::<workers::Workers>(options),
+    }
+}
+
+/// What a server has counted at a moment.
+trait Counts: Sized {
+    fn take(client: &mut Client) -> anyhow::Result<Self>;
+
+    fn json(&self) -> Value;
+
+    /// For people.
+    fn text(&self) -> String;
+
+    /// What was done in a second, on average since then: a line of JSON, or text for people.
+    fn rates(&self, before: &Self, seconds: f64, json: bool) -> String;
+}
+
+fn show<C: Counts>(options: &Stats) -> anyhow::Result<()> {
     let mut client = connect(&options.at)?;
+    let mut take = || C::take(&mut client).map(|counts| (Instant::now(), counts));
     let Some(seconds) = options.watch else {
-        let disks = Sample::take(&mut client)?.disks;
+        let (_, counts) = take()?;
         let text = match options.json {
-            true => serde_json::to_string_pretty(&disks.iter().map(totals).collect::<Vec<_>>())?,
-            false => show_totals(&disks).trim_end().to_owned(),
+            true => serde_json::to_string_pretty(&counts.json())?,
+            false => counts.text().trim_end().to_owned(),
         };
         return tell(&(text + "\n")).map(drop);
     };
     let interval = Duration::from_secs_f64(seconds);
-    let mut before = Sample::take(&mut client)?;
+    let (mut at, mut before) = take()?;
     let mut left = options.count;
     loop {
-        let next = before.at + interval;
-        std::thread::sleep(next.saturating_duration_since(Instant::now()));
-        let now = Sample::take(&mut client)?;
-        let rates = Rates::between(&before, &now);
-        let text = match options.json {
-            true => format!("{}\n", rates.json()),
-            false => rates.show(),
-        };
-        if !tell(&text)? {
+        std::thread::sleep((at + interval).saturating_duration_since(Instant::now()));
+        let (now, counts) = take()?;
+        let seconds = now.duration_since(at).as_secs_f64().max(1e-6);
+        if !tell(&(counts.rates(&before, seconds, options.json) + "\n"))? {
             return Ok(());
         }
         left = left.map(|left| left.saturating_sub(1));
         if left == Some(0) {
             return Ok(());
         }
-        before = now;
+        (at, before) = (now, counts);
     }
 }
 
-/// What a server has counted at a moment.
-struct Sample {
-    at: Instant,
-    disks: Vec<Counted>,
-}
+/// The disks of all controllers.
+struct Disks(Vec<Counted>);
 
 /// A disk, and which controller it is on.
 struct Counted {
@@ -61,8 +76,8 @@ struct Counted {
     disk: ScsiDisk,
 }
 
-impl Sample {
-    fn take(client: &mut Client) -> anyhow::Result<Sample> {
+impl Counts for Disks {
+    fn take(client: &mut Client) -> anyhow::Result<Disks> {
         let of_controller = |controller: ScsiController| {
             let name = name(&controller).to_owned();
             let disks = controller.disks.into_iter();
@@ -71,9 +86,24 @@ impl Sample {
                 disk,
             })
         };
-        let disks = tree(client)?.into_iter().flat_map(of_controller).collect();
-        let at = Instant::now();
-        Ok(Sample { at, disks })
+        let disks = tree(client)?.into_iter().flat_map(of_controller);
+        Ok(Disks(disks.collect()))
+    }
+
+    fn json(&self) -> Value {
+        self.0.iter().map(totals).collect()
+    }
+
+    fn text(&self) -> String {
+        show_totals(&self.0)
+    }
+
+    fn rates(&self, before: &Disks, seconds: f64, json: bool) -> String {
+        let rates = Rates::between(before, self, seconds);
+        match json {
+            true => rates.json().to_string(),
+            false => rates.show(),
+        }
     }
 }
 
@@ -211,11 +241,10 @@ struct Rate {
 
 impl Rates {
     /// Disks that have come in between count from then on.
-    fn between(before: &Sample, now: &Sample) -> Rates {
-        let seconds = now.at.duration_since(before.at).as_secs_f64().max(1e-6);
-        let disks = now.disks.iter().filter_map(|counted| {
+    fn between(before: &Disks, now: &Disks, seconds: f64) -> Rates {
+        let disks = now.0.iter().filter_map(|counted| {
             let same = |old: &&Counted| old.disk.path == counted.disk.path;
-            let old = &before.disks.iter().find(same)?.disk;
+            let old = &before.0.iter().find(same)?.disk;
             Some(Rate::between(counted, old, seconds))
         });
         Rates {
@@ -278,7 +307,7 @@ impl Rates {
                 rate.errors.to_string(),
             ]);
         }
-        table::render(&rows, NUMBERS) + "\n"
+        table::render(&rows, NUMBERS)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use lunar_host::{Activity, ControllerInfo, DeviceInfo, Host, RunState};
+use lunar_host::{Activity, ControllerInfo, DeviceInfo, Host, RunState, WorkerThread};
 
 /// A metric of a kind of things.
 struct Metric<T> {
@@ -120,6 +120,39 @@ const DISKS: &[Metric<DeviceInfo>] = &[
     ),
 ];
 
+const WORKERS: &[Metric<WorkerThread>] = &[
+    counter(
+        "lunar_worker_requests_total",
+        "Requests that the thread took.",
+        |worker| worker.stats.requests,
+    ),
+    counter(
+        "lunar_worker_rounds_total",
+        "Turns of the thread's loop in which it found requests.",
+        |worker| worker.stats.rounds,
+    ),
+    counter(
+        "lunar_worker_interrupts_total",
+        "Interrupts that the thread sent.",
+        |worker| worker.stats.interrupts,
+    ),
+    counter(
+        "lunar_worker_interrupts_held_total",
+        "Times that an interrupt which was wanted had to wait because more was to come.",
+        |worker| worker.stats.held,
+    ),
+    counter(
+        "lunar_worker_kicks_total",
+        "Wake-ups of the thread by drivers.",
+        |worker| worker.stats.kicks,
+    ),
+    counter(
+        "lunar_worker_sleeps_total",
+        "Times that the thread went to sleep for want of work.",
+        |worker| worker.stats.sleeps,
+    ),
+];
+
 /// Everything about a host.
 pub fn of(host: &Host) -> String {
     let mut text = String::new();
@@ -138,6 +171,14 @@ pub fn of(host: &Host) -> String {
         ),
         [(String::new(), &running)],
     );
+    let workers = host.workers().threads();
+    for row in WORKERS {
+        let labelled = workers.iter().map(|worker| {
+            let labels = labels(&[("worker", &worker.name)]);
+            (labels, worker)
+        });
+        metric(&mut text, row, labelled);
+    }
     let controllers = host.controllers();
     let controllers: Vec<_> = controllers
         .iter()

@@ -395,6 +395,59 @@ fn statistics_count_what_a_guest_does() {
 }
 
 #[test]
+fn statistics_tell_what_threads_do() {
+    let place = Place::new();
+    let _server = served(&place);
+    let mut guest = crate::serve::connect(&place, "s");
+    let worker = || json(&place, &["stats", "--workers", "--json"])[0].clone();
+    let before = worker();
+    assert_eq!(before["id"], "lunar-worker0");
+    for _ in 0..10 {
+        crate::serve::write(&mut guest, crate::serve::address(0, 0), 1);
+    }
+    let after = worker();
+    let more = |counter: &str| {
+        let number = |value: &Value| value[counter].as_u64().unwrap();
+        number(&after) - number(&before)
+    };
+    // A unit attention is taken by the first.
+    assert!((10..=11).contains(&more("requests")), "{after}");
+    // One at a time, each is a round of its own.
+    assert_eq!(more("rounds"), more("requests"));
+    assert!(more("interrupts") <= more("requests"), "{after}");
+    assert_eq!(more("interrupts-held"), 0);
+    let text = said(&place, &["stats", "--workers"]);
+    let lines: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        lines[0],
+        [
+            "WORKER",
+            "REQUESTS",
+            "ROUNDS",
+            "INTERRUPTS",
+            "HELD",
+            "KICKS",
+            "SLEEPS"
+        ]
+    );
+    assert_eq!(lines[1][0], "lunar-worker0");
+    assert_eq!(lines[1][1], after["requests"].to_string());
+    let watched = said(
+        &place,
+        &["stats", "--workers", "--watch=0.05", "--count=1", "--json"],
+    );
+    let watched: Value = serde_json::from_str(&watched).unwrap();
+    assert!(watched["seconds"].as_f64().unwrap() >= 0.05);
+    assert_eq!(watched["workers"][0]["id"], "lunar-worker0");
+    assert_eq!(watched["workers"][0]["requests"], 0.0);
+    let watched = said(&place, &["stats", "--workers", "--watch=0.05", "--count=2"]);
+    assert_eq!(watched.matches("REQUESTS/s").count(), 2, "{watched}");
+}
+
+#[test]
 fn a_disk_is_limited_and_set_free() {
     let place = Place::new();
     let _server = served(&place);

@@ -223,6 +223,8 @@ fn metrics_count_what_guests_do() {
         1
     );
     assert_eq!(sample(&after, "lunar_running"), 1);
+    let requests = r#"lunar_worker_requests_total{worker="lunar-worker0"}"#;
+    assert!(sample(&after, requests) > sample(&before, requests));
     drop(initiator);
     let ended = server.stop(Signal::TERM);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));

@@ -86,8 +86,11 @@ fn while_more_is_to_come_completions_are_seen_and_not_signalled() {
         seen(&mut guest, &quick);
     }
     assert!(!interrupted(&mut guest));
+    let before = workers.threads()[0].stats;
+    assert!(before.held > 0, "{before:?}");
     fake.gate.release();
     guest.wait(&slow).good();
+    assert_eq!(workers.threads()[0].stats.interrupts, before.interrupts + 1);
 }
 
 #[test]
