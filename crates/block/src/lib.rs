@@ -55,6 +55,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use lunar_reactor::{Handle, Token};
+use lunar_sgl::prefetch::Lines;
 
 pub use allocation::{Allocation, AllocationQuery};
 pub use buffer::{Buffer, run_list, run_owned};
@@ -86,6 +87,11 @@ pub trait DataHandle {
     fn cancel(&self, token: Token, why: Cancel) {
         // Nothing waits here.
         let _ = (token, why);
+    }
+
+    /// Adds where that is in memory which each operation looks at.
+    fn lines(&self, lines: &mut Lines) {
+        let _ = lines;
     }
 
     /// How the image stores the bytes from `offset` on, of which `len` (at least one) are of interest. The answer is about

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lunar_reactor::{Handle, Token};
+use lunar_sgl::prefetch::Lines;
 
 use crate::filter::{Gate, Ledger, Policy};
 use crate::{
@@ -112,5 +113,10 @@ impl DataHandle for NullHandle {
 
     fn resume(&self, _op: &mut Op, _token: Token, _result: i32) -> Progress {
         self.gate.done(Ok(()))
+    }
+
+    fn lines(&self, lines: &mut Lines) {
+        lines.add(self);
+        self.gate.lines(lines);
     }
 }

@@ -35,6 +35,7 @@ use lunar_scsi::log::{Parameter, Values};
 use lunar_scsi::mode::{ModePages, Preamble};
 use lunar_scsi::table::ReservationClass;
 use lunar_scsi::{Cdb, DeviceType, Features, Operation, Profile, Row, Sense};
+use lunar_sgl::prefetch::Lines;
 use lunar_target::reservation::{RestoreError, Store};
 use lunar_target::{
     Command, Completion, Extent, LogicalUnit, LuState, NexusId, Outcome, UnitAttention, Who, spc,
@@ -358,6 +359,18 @@ impl LogicalUnit for Disk {
         }
         self.unit.copies.forget(Some(nexus));
         self.unit.state.nexus_loss(nexus);
+    }
+
+    fn lines(&self, lines: &mut Lines) {
+        let unit = &*self.unit;
+        lines.add(&self.unit);
+        lines.add(&unit.state);
+        unit.state.lines(lines);
+        lines.add(&unit.profile);
+        lines.add(&unit.power);
+        lines.add(&unit.limits);
+        lines.add(&unit.capacity);
+        lines.add(&unit.write_cache);
     }
 
     fn detached(&self) {

@@ -30,3 +30,70 @@ pub fn to_write(address: *mut u8) {
         std::arch::asm!("prfm pstl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }
 }
+
+/// Places in memory that are always looked at together, as cache lines. Who knows that they will be soon can ask for all of
+/// them at once, and they come at the same time, instead of one after the other.
+///
+/// These are hints, too: a place that is something else meanwhile does no harm.
+#[derive(Debug, Default)]
+pub struct Lines {
+    addresses: [usize; Lines::MOST],
+    count: usize,
+}
+
+impl Lines {
+    /// As many as a processor can wait for at once; those that are added later are left out.
+    const MOST: usize = 16;
+    const LINE: usize = 64;
+
+    /// Adds the lines in which `value` lies.
+    pub fn add<T>(&mut self, value: &T) {
+        let start = std::ptr::from_ref(value).addr();
+        let end = start + size_of::<T>().max(1);
+        for address in (start & !(Lines::LINE - 1)..end).step_by(Lines::LINE) {
+            let known = self.addresses.iter().take(self.count);
+            if known.copied().any(|other| other == address) {
+                continue;
+            }
+            if let Some(place) = self.addresses.get_mut(self.count) {
+                *place = address;
+                self.count += 1;
+            }
+        }
+    }
+
+    /// Asks for all of them.
+    #[inline]
+    pub fn expect(&self) {
+        for &address in self.addresses.iter().take(self.count) {
+            to_read(std::ptr::without_provenance(address));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_in_the_same_line_is_asked_for_once() {
+        #[repr(align(64))]
+        struct Aligned([u8; 192]);
+        let object = Aligned([0; 192]);
+        let mut lines = Lines::default();
+        let Aligned(bytes) = &object;
+        lines.add(&bytes[3]);
+        lines.add(&bytes[60]);
+        assert_eq!(lines.count, 1);
+        lines.add(&object);
+        assert_eq!(lines.count, 3);
+        lines.expect();
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_asked_for() {
+        let mut lines = Lines::default();
+        lines.add(&[0_u8; 64 * 100]);
+        assert_eq!(lines.count, Lines::MOST);
+    }
+}

@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use lunar_block::{Error as BlockError, Image};
 use lunar_scsi::{Cdb, Profile, Row};
+use lunar_sgl::prefetch::Lines;
 
 pub use access::Alua;
 pub use allegiance::{Fault, Manner};
@@ -78,6 +79,9 @@ pub trait LogicalUnit: Any + Send + Sync {
     fn nexus_loss(&self, nexus: NexusId) {
         self.state().nexus_loss(nexus);
     }
+
+    /// Adds where that is in memory which each command looks at.
+    fn lines(&self, _lines: &mut Lines) {}
 
     /// The unit has been detached from a controller: if nobody can reach it any more, whatever it does in the background
     /// stops, and has let go of the image when this returns. Called by control threads; it may wait.

@@ -15,6 +15,7 @@ const TARGETS: usize = 256;
 #[derive(Debug)]
 pub struct LunMap<T> {
     targets: Box<[Option<Box<Target<T>>>]>,
+    count: usize,
 }
 
 #[derive(Debug)]
@@ -39,7 +40,19 @@ impl<T> LunMap<T> {
     pub fn new() -> LunMap<T> {
         LunMap {
             targets: (0..TARGETS).map(|_| None).collect(),
+            count: 0,
         }
+    }
+
+    /// How many units there are.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// The unit at an address.
@@ -84,6 +97,7 @@ impl<T> LunMap<T> {
             Some(free @ None) => {
                 *free = Some(value);
                 target.count += 1;
+                self.count += 1;
                 Ok(())
             }
             _ => Err(value),
@@ -101,6 +115,7 @@ impl<T> LunMap<T> {
             *slots = None;
         }
         target.count -= 1;
+        self.count -= 1;
         if target.count == 0 {
             *entry = None;
         }

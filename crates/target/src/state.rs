@@ -12,6 +12,7 @@ use lunar_scsi::alua::AccessClass;
 use lunar_scsi::mode::{ModePages, TaskRules};
 use lunar_scsi::reservation::Effect;
 use lunar_scsi::{Cdb, Row, Sense, Status};
+use lunar_sgl::prefetch::Lines;
 
 use crate::access::Groups;
 use crate::allegiance::{self, Allegiances, Fault, Manner};
@@ -235,6 +236,11 @@ impl LuState {
     #[inline]
     pub fn is_quiet(&self, seen: &Seen) -> bool {
         self.epoch.load(Ordering::Acquire) == seen.0.get()
+    }
+
+    /// Adds where that is in memory which each command looks at.
+    pub fn lines(&self, lines: &mut Lines) {
+        lines.add(&self.epoch);
     }
 
     /// Looks whether anything is in the way of a command, in the order of SC-033. A unit attention is taken, unless it has

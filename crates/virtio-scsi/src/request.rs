@@ -31,6 +31,9 @@ pub(crate) use end::End;
 /// a half less together.
 pub(crate) const BATCH: usize = 8;
 
+/// So many logical units stay in the caches of a processor by themselves.
+const FEW: usize = 32;
+
 /// What commands share while they are started: one per worker.
 pub(crate) struct Bench {
     pub reactor: Handle,
@@ -123,6 +126,15 @@ impl Requests {
                 };
                 *place = number;
                 taken += 1;
+            }
+            if port.units.len() > FEW {
+                for slot in batch
+                    .iter()
+                    .take(taken)
+                    .filter_map(|&number| self.slots.get(number))
+                {
+                    slot.expect_unit(port);
+                }
             }
             for &number in batch.iter().take(taken) {
                 self.start(ring, port, bench, number);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use lunar_block::DataHandle;
 use lunar_reactor::{App, Handle, Token};
+use lunar_sgl::prefetch::Lines;
 use lunar_target::{LogicalUnit, LunMap, NexusId, Seen, Ticket};
 use lunar_virtqueue::GuestMemory;
 use slab::Slab;
@@ -184,6 +185,8 @@ pub(crate) struct LocalUnit {
     pub unit: Arc<dyn LogicalUnit>,
     pub io: Option<Rc<dyn DataHandle>>,
     pub seen: Seen,
+    /// Where its commands look.
+    lines: Lines,
     /// Set when it was detached: whoever still holds the unit, because it copies from or to it, keeps this up.
     pub gone: OnceCell<Barrier>,
 }
@@ -192,6 +195,12 @@ impl LocalUnit {
     /// Whether it leads to this unit.
     pub fn is(&self, unit: &Arc<dyn LogicalUnit>) -> bool {
         Arc::as_ptr(&self.unit).addr() == Arc::as_ptr(unit).addr()
+    }
+
+    /// A command for it is about to be started.
+    #[inline]
+    pub fn expect(&self) {
+        self.lines.expect();
     }
 
     /// Where the driver finds it.
@@ -278,7 +287,11 @@ impl Worker {
         let io = image
             .map(|image| image.open(&self.bench.reactor))
             .transpose()?;
+        let mut lines = Lines::default();
+        attach.unit.lines(&mut lines);
+        io.iter().for_each(|io| io.lines(&mut lines));
         Ok(LocalUnit {
+            lines,
             nexus: attach.nexus,
             target: attach.target,
             lun: attach.lun,

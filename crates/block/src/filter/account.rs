@@ -8,6 +8,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use lunar_sgl::prefetch::Lines;
+
 use super::books::{Counters, add};
 use super::latency::{Classes, Latencies};
 use crate::{Error, OpKind};
@@ -95,6 +97,13 @@ impl Account {
             Kind::Flush => flushes,
             Kind::Discard => discards,
         }
+    }
+
+    /// Adds where that is in memory which each read looks at.
+    pub fn lines(&self, lines: &mut Lines) {
+        let counts = self.kind(Kind::Read);
+        lines.add(counts);
+        lines.add(&self.last);
     }
 
     /// An operation has succeeded.

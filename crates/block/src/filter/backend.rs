@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use lunar_reactor::{Handle, Token, clock};
+use lunar_sgl::prefetch::Lines;
 
 use super::account::{Account, Activities, Kind};
 use super::books::Books;
@@ -334,6 +335,19 @@ impl DataHandle for BackendHandle {
                 keeper.io.borrow().cancel(token, why);
             }
         }
+    }
+
+    fn lines(&self, lines: &mut Lines) {
+        let keeper = &*self.0;
+        lines.add(self);
+        lines.add(&keeper.shared.epoch);
+        lines.add(&keeper.io);
+        lines.add(&keeper.seen);
+        lines.add(&keeper.kept);
+        lines.add(&keeper.impatient);
+        lines.add(&keeper.has_histograms);
+        keeper.account.lines(lines);
+        keeper.image.lines(lines);
     }
 
     fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {

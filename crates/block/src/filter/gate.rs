@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use lunar_sgl::prefetch::Lines;
+
 use super::WriteThreshold;
 use super::books::{Books, Counters, add};
 use crate::{DetectZeroes, Error, Info, NodeOptions, Op, OpKind, Progress};
@@ -221,6 +223,13 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// Adds where that is in memory which each operation looks at.
+    pub fn lines(&self, lines: &mut Lines) {
+        lines.add(self);
+        lines.add(&self.counts.reads);
+        lines.add(&self.counts.written_bytes);
+    }
+
     /// Counts and filters `op`. `Some` when it is over already.
     #[inline]
     pub fn admit(&self, op: &mut Op) -> Option<Progress> {

@@ -72,6 +72,19 @@ impl Slot {
         Ok(())
     }
 
+    /// The command in the chain will be started after others. With many logical units, its own is in no cache.
+    #[inline]
+    pub(super) fn expect_unit(&self, port: &Port) {
+        // Nothing is decided by what is read here: the header is read when the command is started.
+        let mut lun = [0; 8];
+        self.parts.request().read_at(0, &mut lun);
+        if let Some(Address::Unit { target, lun }) = Address::decode(lun)
+            && let Some(unit) = port.units.get(target, lun)
+        {
+            unit.expect();
+        }
+    }
+
     /// Starts the command in the chain. `None`: it is in flight.
     #[inline]
     pub(super) fn start(&mut self, port: &Port, bench: &mut Bench, token: Token) -> Option<End> {

@@ -45,7 +45,7 @@ pub enum Direction {
 /// What is asked of which disks.
 pub struct Plan {
     pub image: Arc<dyn Image>,
-    /// Disks on the image behind target 0, of which the last one gets the commands.
+    /// Disks on the image behind target 0. They get the commands in turn.
     pub disks: u16,
     pub direction: Direction,
     pub packed: bool,
@@ -214,6 +214,9 @@ pub struct Rig {
     first: u16,
     /// What a command of each piece looks like in the ring: an indirect table, as Linux makes one.
     tables: Vec<Buffer>,
+    disks: u16,
+    /// Which disk is next.
+    turn: u16,
     worker: LocalWorker,
 }
 
@@ -232,13 +235,13 @@ impl Rig {
             pieces: GPA + number as u64 * PART + RING,
             first: number as u16 * DEPTH,
             tables: Vec::new(),
+            disks: machine.plan.disks,
+            turn: 0,
             worker,
         };
-        let Plan {
-            disks, direction, ..
-        } = *machine.plan;
+        let direction = machine.plan.direction;
         for number in 0..DEPTH {
-            let table = rig.command(number, disks - 1, direction);
+            let table = rig.command(number, direction);
             rig.tables.push(table);
         }
         rig.warm_up();
@@ -246,17 +249,16 @@ impl Rig {
     }
 
     /// Puts a command into its piece of memory.
-    fn command(&self, number: u16, lun: u16, direction: Direction) -> Buffer {
+    fn command(&self, number: u16, direction: Direction) -> Buffer {
         let piece = self.pieces + u64::from(number) * PIECE;
         let mut header = [0; HEADER.1 as usize];
-        let [hi, lo] = (lun | 0x4000).to_be_bytes();
         let lba = u32::from(self.first + number) * 37 % 256 * 8;
         let [a, b, c, d] = lba.to_be_bytes();
         let opcode = match direction {
             Direction::Read => 0x28,
             Direction::Write => 0x2A,
         };
-        header[..4].copy_from_slice(&[1, 0, hi, lo]);
+        header[..4].copy_from_slice(&[1, 0, 0x40, 0]);
         header[8..10].copy_from_slice(&number.to_le_bytes());
         header[19..29].copy_from_slice(&[opcode, 0, a, b, c, d, 0, 0, (BLOCK / 512) as u8, 0]);
         let buffer = |(at, len)| Buffer {
@@ -276,6 +278,12 @@ impl Rig {
     /// Gives the device all commands at once, lets it take its turns by `turn` until they are done, and returns how many
     /// of them ended well.
     pub fn round(&mut self, turn: impl Fn(&mut LocalWorker)) -> u16 {
+        for number in 0..if self.disks > 1 { DEPTH } else { 0 } {
+            let at = self.pieces + u64::from(number) * PIECE + HEADER.0 + 2;
+            let lun = self.turn | 0x4000;
+            self.memory.write(at, &lun.to_be_bytes()).unwrap();
+            self.turn = (self.turn + 1) % self.disks;
+        }
         for table in &self.tables {
             self.driver.add_indirect(&[], *table).unwrap();
         }
@@ -299,7 +307,8 @@ impl Rig {
 
     /// Rounds until everything has its place: unit attentions are reported, lists have grown.
     fn warm_up(&mut self) {
-        for _ in 0..4 {
+        // Twice each disk.
+        for _ in 0..(self.disks / DEPTH * 2).max(4) {
             self.round(|worker| {
                 worker.turn();
             });
