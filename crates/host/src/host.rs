@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use lunar_block::Limits;
 use lunar_vhost_user::Running;
@@ -316,6 +317,14 @@ impl Host {
             .change_controller(controller, property, value)?;
         // Somebody may be waiting for the controller's commands in flight.
         Ok(device.set_coalescing(coalescing)?)
+    }
+
+    /// Has a thread that is an object look for work for so long before it sleeps, from now on.
+    ///
+    /// # Errors
+    /// There is no such thread.
+    pub fn set_poll(&self, iothread: &str, poll: Duration) -> Result<(), Error> {
+        Ok(self.lock()?.set_poll(iothread, poll)?)
     }
 
     /// The threads that are objects, by name.

@@ -142,6 +142,15 @@ impl Live {
         }
     }
 
+    /// How long a thread looks for work before it sleeps changes.
+    pub fn set_poll(&mut self, id: &str, poll: Duration) -> Result<(), model::Error> {
+        self.model.set_poll(id, poll)?;
+        if let Some(worker) = self.threads.worker(Some(id)) {
+            self.threads.workers.set_spin(worker, poll);
+        }
+        Ok(())
+    }
+
     pub fn thread_infos(&self) -> Vec<IoThreadInfo> {
         let info = |thread: &IoThread| IoThreadInfo {
             id: thread.id.clone(),

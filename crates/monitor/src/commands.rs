@@ -149,7 +149,7 @@ pub fn table() -> Table<Arc<Host>> {
         Command::new("qom-get", "a property of an object", qom::get),
         Command::new(
             "qom-set",
-            "changes a property of an object: the limits of a throttle group, the thread of a controller, ...",
+            "changes a property of an object in use: limits, threads, interrupts",
             qom_set::set,
         ),
         Command::new(

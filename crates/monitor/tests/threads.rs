@@ -119,6 +119,41 @@ fn an_iothread_comes_serves_a_controller_and_goes_with_nobody_on_it() {
 }
 
 #[test]
+fn how_long_an_iothread_looks_for_work_changes_while_it_runs() {
+    let mut lab = lab();
+    lab.ask("object-add", json!({"qom-type": "iothread", "id": "io"}));
+    let set =
+        |value: Value| json!({"path": "/objects/io", "property": "poll-max-ns", "value": value});
+    lab.ask("qom-set", set(json!(7000)));
+    let get = json!({"path": "/objects/io", "property": "poll-max-ns"});
+    assert_eq!(lab.ask("qom-get", get.clone()), 7000);
+    assert_eq!(
+        lab.ask("query-iothreads", json!({}))[1]["poll-max-ns"],
+        7000
+    );
+    assert!(lab.host.configuration().contains("poll-max-ns = 7000\n"));
+    for (value, message) in [
+        (
+            json!(1_000_000_001),
+            "poll-max-ns=1000000001: must be a number from 0 to 1000000000",
+        ),
+        (
+            json!("9"),
+            "Invalid parameter type for 'poll-max-ns', expected: int",
+        ),
+    ] {
+        let (_, refused) = lab.refused("qom-set", set(value));
+        assert_eq!(refused, message);
+    }
+    let (_, refused) = lab.refused(
+        "qom-set",
+        json!({"path": "/objects/io", "property": "cpus", "value": "0"}),
+    );
+    assert_eq!(refused, "Property 'cpus' of '/objects/io' cannot be set");
+    assert_eq!(lab.ask("qom-get", get), 7000);
+}
+
+#[test]
 fn how_far_interrupts_are_held_back_changes_while_a_controller_is_in_use() {
     let mut lab = lab();
     let path = "/machine/peripheral/s";

@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -94,6 +95,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Mailbox<M> {
     pub(crate) bell: Arc<Bell>,
     queue: Mutex<Queue<M>>,
+    /// How long the loop looks for work at most before it sleeps, in nanoseconds.
+    spin: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -113,7 +116,18 @@ impl<M> Mailbox<M> {
         Ok(Arc::new(Mailbox {
             bell: Bell::new()?,
             queue,
+            spin: AtomicU64::new(0),
         }))
+    }
+
+    /// In nanoseconds.
+    pub(crate) fn spin(&self) -> u64 {
+        self.spin.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_spin(&self, spin: Duration) {
+        let nanoseconds = u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX);
+        self.spin.store(nanoseconds, Ordering::Relaxed);
     }
 
     /// The oldest message.

@@ -56,6 +56,11 @@ impl<M: Send + 'static> Thread<M> {
         &self.remote
     }
 
+    /// Has it look for work for so long at most before it sleeps, from the next time on that there is nothing to do.
+    pub fn set_spin(&self, spin: Duration) {
+        self.remote.mailbox.set_spin(spin);
+    }
+
     /// Ends the loop once every operation in flight has completed, and joins the thread. Returns whether the thread
     /// ended orderly, that is, without a panic.
     pub fn stop(self) -> bool {
@@ -80,8 +85,9 @@ pub fn spawn<A: App>(
             let reactor = pin(&config.cpus).and_then(|()| Reactor::new(config.entries, make));
             match reactor {
                 Ok(mut reactor) => {
+                    reactor.mailbox.0.set_spin(config.spin);
                     let _ = started.send(Ok(reactor.remote()));
-                    reactor.run(config.spin);
+                    reactor.run();
                 }
                 Err(error) => {
                     let _ = started.send(Err(error));
@@ -216,8 +222,8 @@ impl<A: App> Reactor<A> {
     }
 
     /// Takes turns until it is told to stop, and sleeps when there is nothing to do.
-    fn run(&mut self, spin: Duration) {
-        let mut spinning = Spin::new(spin);
+    fn run(&mut self) {
+        let mut spinning = Spin::new(Duration::from_nanos(self.mailbox.0.spin()));
         let mut grace = STOPPING_TURNS;
         loop {
             let in_kernel = self.handle.ring.in_flight() > 0;
@@ -233,6 +239,7 @@ impl<A: App> Reactor<A> {
                 spinning.worked(in_kernel);
                 continue;
             }
+            spinning.limit(self.mailbox.0.spin());
             if !self.stopping && spinning.goes_on(in_kernel) {
                 std::hint::spin_loop();
                 continue;

@@ -57,6 +57,13 @@ impl Spin {
         }
     }
 
+    /// Looks for so long at most from now on.
+    pub fn limit(&mut self, max: u64) {
+        if max != self.max {
+            *self = Spin::with_clock(Duration::from_nanos(max), self.clock);
+        }
+    }
+
     /// There was work. `in_kernel`: the kernel had some in hand until now.
     pub fn worked(&mut self, in_kernel: bool) {
         self.turns = 0;

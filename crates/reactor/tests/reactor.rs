@@ -354,26 +354,48 @@ fn sleep_waits_and_a_dropped_sleep_does_not_hold_the_stop_up() {
     });
 }
 
+/// What a thread of this process has used, in nanoseconds.
+fn processor_time(tid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/schedstat")).unwrap();
+    let used = stat.split_whitespace().next();
+    used.unwrap().parse().unwrap()
+}
+
 #[test]
 fn an_idle_reactor_uses_no_processor_time() {
     let fixture = Fixture::new();
     let tid = fixture.run(|_| rustix::thread::gettid().as_raw_nonzero().get());
-    let ticks = || {
-        let stat = std::fs::read_to_string(format!("/proc/self/task/{tid}/schedstat")).unwrap();
-        stat.split_whitespace()
-            .next()
-            .unwrap()
-            .parse::<u64>()
-            .unwrap()
-    };
     std::thread::sleep(Duration::from_millis(50));
-    let before = ticks();
+    let before = processor_time(tid);
     std::thread::sleep(Duration::from_millis(300));
-    let used = ticks() - before;
+    let used = processor_time(tid) - before;
     assert!(
         used < 1_000_000,
         "{used} ns of processor time in 300 ms of idleness"
     );
+}
+
+#[test]
+fn how_long_a_reactor_looks_for_work_can_be_changed_while_it_runs() {
+    let fixture = Fixture::new();
+    let thread = fixture.thread.as_ref().unwrap();
+    let tid = fixture.run(|_| rustix::thread::gettid().as_raw_nonzero().get());
+    let used = || {
+        let before = processor_time(tid);
+        std::thread::sleep(Duration::from_millis(200));
+        processor_time(tid) - before
+    };
+    for _ in 0..2 {
+        thread.set_spin(Duration::from_secs(3600));
+        fixture.run(|_| ());
+        let busy = used();
+        assert!(busy > 20_000_000, "{busy} ns while it looked for work");
+        // It learns of this while it looks.
+        thread.set_spin(Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(20));
+        let idle = used();
+        assert!(idle < 1_000_000, "{idle} ns while it slept");
+    }
 }
 
 #[test]

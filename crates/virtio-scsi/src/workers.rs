@@ -245,6 +245,15 @@ impl Workers {
         }
     }
 
+    /// Has a thread that [`Workers::add`] started look for work for so long before it sleeps, from now on.
+    pub fn set_spin(&self, worker: WorkerId, spin: Duration) {
+        let WorkerId(number) = worker;
+        if let Some(Some(running)) = self.lock().get_mut(number) {
+            running.spin = spin;
+            running.thread.set_spin(spin);
+        }
+    }
+
     /// The threads that there are.
     pub fn threads(&self) -> Vec<WorkerThread> {
         let threads = self.lock();

@@ -180,6 +180,14 @@ impl Model {
         Ok(&controller.options)
     }
 
+    /// Says how long a thread looks for work before it sleeps.
+    pub(crate) fn set_poll(&mut self, id: &str, poll: Duration) -> Result<(), Error> {
+        let thread = self.threads.get_mut(id);
+        let thread = thread.ok_or_else(|| Error::NoSuchThread(id.to_owned()))?;
+        thread.poll = Some(poll);
+        Ok(())
+    }
+
     /// Says which thread serves a controller's queues.
     pub(crate) fn set_thread(&mut self, bus: &str, thread: Option<String>) {
         let mut controllers = self.controllers.iter_mut();

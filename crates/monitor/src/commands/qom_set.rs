@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lunar_host::catalog::{self, PlainLimits};
+use lunar_host::catalog::{self, IoThreadOptions, PlainLimits};
 use lunar_host::{Host, Throttling, property};
 use serde_json::Value;
 
@@ -20,7 +20,8 @@ qapi! {
     }
 }
 
-/// `qom-set`: the limits of a throttle group, and of a controller its thread and how far its interrupts are held back.
+/// `qom-set`: the limits of a throttle group, and of a controller its thread and how far its interrupts are held back, and how
+/// long a thread looks for work.
 pub fn set(host: &Arc<Host>, arguments: QomSet) -> Result<Empty, Error> {
     let QomSet {
         path,
@@ -41,6 +42,9 @@ pub fn set(host: &Arc<Host>, arguments: QomSet) -> Result<Empty, Error> {
     let mut groups = host.throttle_groups().into_iter();
     if let Some(group) = groups.find(|group| group.group == name) {
         return set_limits(host, group, &property, value);
+    }
+    if property == "poll-max-ns" && host.iothreads().iter().any(|thread| thread.id == name) {
+        return set_poll(host, name, &value);
     }
     // There is no such object, or nothing of it can be set.
     super::qom::check(host, &path)?;
@@ -93,6 +97,22 @@ fn set_thread(host: &Arc<Host>, controller: String, value: &Value) -> Result<Emp
     with_patience("qom-set", move || {
         Ok(host.move_queues(&controller, thread.as_deref())?)
     })?;
+    Ok(Empty {})
+}
+
+/// Says how long a thread looks for work before it sleeps.
+fn set_poll(host: &Arc<Host>, thread: &str, value: &Value) -> Result<Empty, Error> {
+    let Some(value) = value.as_u64() else {
+        return Err(Error::generic(
+            "Invalid parameter type for 'poll-max-ns', expected: int",
+        ));
+    };
+    let mut options = IoThreadOptions::default();
+    let change = [("poll-max-ns".to_owned(), value.to_string())];
+    let change = change.into_iter().collect();
+    property::apply(&mut options, "iothread", &change, &[catalog::IOTHREAD])
+        .map_err(|error| Error::generic(error.to_string()))?;
+    host.set_poll(thread, options.poll.unwrap_or_default())?;
     Ok(Empty {})
 }
 
