@@ -76,13 +76,30 @@ pub(crate) fn carry_out(fd: RawFd, call: Syscall) -> i32 {
     // it does here; the descriptor is open, because the caller holds the file.
     let result = unsafe {
         match call {
+            // The C library's own functions for these look each time whether the thread is to be cancelled.
             Syscall::Read { data, rw_flags, .. } => match data.segments() {
-                [one] if rw_flags == 0 => libc::pread(fd, one.iov_base, one.iov_len, offset),
-                many => libc::preadv2(fd, data.as_ptr(), count(many.len()), offset, rw_flags),
+                [one] if rw_flags == 0 => {
+                    libc::syscall(libc::SYS_pread64, fd, one.iov_base, one.iov_len, offset)
+                }
+                many => long(libc::preadv2(
+                    fd,
+                    data.as_ptr(),
+                    count(many.len()),
+                    offset,
+                    rw_flags,
+                )),
             },
             Syscall::Write { data, rw_flags, .. } => match data.segments() {
-                [one] if rw_flags == 0 => libc::pwrite(fd, one.iov_base, one.iov_len, offset),
-                many => libc::pwritev2(fd, data.as_ptr(), count(many.len()), offset, rw_flags),
+                [one] if rw_flags == 0 => {
+                    libc::syscall(libc::SYS_pwrite64, fd, one.iov_base, one.iov_len, offset)
+                }
+                many => long(libc::pwritev2(
+                    fd,
+                    data.as_ptr(),
+                    count(many.len()),
+                    offset,
+                    rw_flags,
+                )),
             },
             Syscall::Sync { data_only: true } => word(libc::fdatasync(fd)),
             Syscall::Sync { data_only: false } => word(libc::fsync(fd)),
@@ -101,7 +118,11 @@ pub(crate) fn carry_out(fd: RawFd, call: Syscall) -> i32 {
     }
 }
 
-fn word(result: libc::c_int) -> isize {
+fn long(result: libc::ssize_t) -> libc::c_long {
+    libc::c_long::try_from(result).unwrap_or(-1)
+}
+
+fn word(result: libc::c_int) -> libc::c_long {
     if result < 0 { -1 } else { 0 }
 }
 

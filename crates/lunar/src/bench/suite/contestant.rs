@@ -12,7 +12,7 @@ use super::figures::Sample;
 use super::fio::{self, Engine};
 use super::pinning::{Processors, stay_on};
 use super::server::Server;
-use crate::bench::args::{Bench, DeviceKind};
+use crate::bench::args::{Bench, DeviceKind, Rw};
 use crate::bench::{self, wanted};
 
 /// Before figures count: caches are filled, and a server that adapts has done so.
@@ -338,11 +338,11 @@ fn ask(
     Sample::of(&all).context("nothing was measured")
 }
 
-/// Copies blocks from anywhere in as much memory as the images have to a few places.
+/// Copies blocks from anywhere in as much memory as the images have to a few places, or the other way round.
 fn copying(case: &Case, options: &Suite, processors: &Processors) -> anyhow::Result<Sample> {
     stay_on(processors.server)?;
     let block = usize::try_from(case.bs)?;
-    let memory = vec![1_u8; usize::try_from(options.size)? << 20];
+    let mut memory = vec![1_u8; usize::try_from(options.size)? << 20];
     let mut places = vec![0_u8; block * usize::from(case.depth)];
     let blocks = memory.len() / block;
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
@@ -353,13 +353,15 @@ fn copying(case: &Case, options: &Suite, processors: &Processors) -> anyhow::Res
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            let from = usize::try_from(state >> 8)? % blocks * block;
-            if let Some(from) = memory.get(from..from + block) {
-                place.copy_from_slice(from);
+            let at = usize::try_from(state >> 8)? % blocks * block;
+            match (memory.get_mut(at..at + block), case.rw) {
+                (Some(block), Rw::Randwrite | Rw::Write) => block.copy_from_slice(place),
+                (Some(block), _) => place.copy_from_slice(block),
+                (None, _) => {}
             }
             copied += 1;
         }
-        std::hint::black_box(&mut places);
+        std::hint::black_box((&mut places, &mut memory));
     }
     let iops = bench::report::rate(copied, start.elapsed());
     Ok(Sample {
