@@ -296,11 +296,11 @@ impl Used {
 
 type Figure = fn(&Sample) -> f64;
 
-/// Medians of both, and of their ratios round by round.
+/// Medians of both, and of their ratios round by round, with the least and the most.
 fn report(turns: &[Turn], samples: &[Sample]) -> String {
     let mut text = format!(
-        "{:<14} {:>10} {:>10} {:>6}   {:>8} {:>8} {:>6}   {:>8} {:>8} {:>6}\n",
-        "", "IOPS", "QEMU", "ratio", "CPU us", "QEMU", "ratio", "I/O us", "QEMU", "ratio"
+        "{:<14} {:>8} {:>8} {:<18} {:>8} {:>8} {:<18} {:>8} {:>8} {:<18}\n",
+        "", "IOPS", "QEMU", " ratio", "CPU us", "QEMU", " ratio", "I/O us", "QEMU", " ratio"
     );
     for image in IMAGES {
         for depth in DEPTHS {
@@ -312,20 +312,18 @@ fn report(turns: &[Turn], samples: &[Sample]) -> String {
             };
             let (own, other) = (of(Who::Lunar), of(Who::Qemu));
             let _ = write!(text, "{:<14}", format!("{} depth {depth}", image.name()));
-            let figures: [(Figure, usize, usize); 3] = [
-                (|sample| sample.iops, 10, 0),
-                (|sample| sample.guest + sample.host, 8, 1),
-                (|sample| sample.host, 8, 1),
+            let figures: [(Figure, usize); 3] = [
+                (|sample| sample.iops, 0),
+                (|sample| sample.guest + sample.host, 1),
+                (|sample| sample.host, 1),
             ];
-            for (figure, width, digits) in figures {
+            for (figure, digits) in figures {
                 let ratios = own.iter().zip(&other).map(|(a, b)| figure(a) / figure(b));
-                let _ = write!(
-                    text,
-                    " {:>width$.digits$} {:>width$.digits$} {:>6.2}  ",
-                    median(own.iter().map(figure)),
-                    median(other.iter().map(figure)),
-                    median(ratios),
-                );
+                let [_, own, _] = spread(own.iter().map(figure));
+                let [_, other, _] = spread(other.iter().map(figure));
+                let [least, ratio, most] = spread(ratios);
+                let ratio = format!("{ratio:.2} ({least:.2}-{most:.2})");
+                let _ = write!(text, " {own:>8.digits$} {other:>8.digits$}  {ratio:<17}");
             }
             text.truncate(text.trim_end().len());
             text.push('\n');
@@ -337,10 +335,12 @@ fn report(turns: &[Turn], samples: &[Sample]) -> String {
     text
 }
 
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
+/// The least, the median and the most.
+fn spread(figures: impl Iterator<Item = f64>) -> [f64; 3] {
     let mut figures: Vec<f64> = figures.collect();
     figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+    let last = figures.len().saturating_sub(1);
+    [0, figures.len() / 2, last].map(|at| figures.get(at).copied().unwrap_or(f64::NAN))
 }
 
 #[cfg(test)]
@@ -367,7 +367,7 @@ mod tests {
         let report = report(&turns, &samples);
         let line = report.lines().nth(1).unwrap();
         let words: Vec<_> = line.split_whitespace().collect();
-        let expected = "null depth 1 30 20 1.50 8.0 10.0 0.80 3.0 5.0 0.60";
+        let expected = "null depth 1 30 20 1.50 (1.50-1.50) 8.0 10.0 0.80 (0.80-0.80) 3.0 5.0 0.60 (0.60-0.60)";
         assert_eq!(words.join(" "), expected);
     }
 }

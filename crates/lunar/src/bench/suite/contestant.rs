@@ -59,8 +59,6 @@ pub struct Shape {
     pub controllers: u16,
     /// Which rings the client has.
     pub packed: bool,
-    /// It never looks for work before it sleeps.
-    pub sleepy: bool,
 }
 
 impl Shape {
@@ -70,7 +68,6 @@ impl Shape {
         workers: 1,
         controllers: 1,
         packed: false,
-        sleepy: false,
     };
 
     /// What is not one.
@@ -83,9 +80,7 @@ impl Shape {
         ];
         let counts = counts.into_iter().filter(|&(number, _)| number > 1);
         let mut words: Vec<String> = counts.map(|(n, what)| format!("{n} {what}")).collect();
-        let ways = [(self.packed, "packed"), (self.sleepy, "no polling")];
-        let ways = ways.into_iter().filter(|&(is_so, _)| is_so);
-        words.extend(ways.map(|(_, way)| way.to_owned()));
+        words.extend(self.packed.then(|| "packed".to_owned()));
         match words.as_slice() {
             [] => "lunar".to_owned(),
             words => format!("lunar ({})", words.join(", ")),
@@ -121,13 +116,6 @@ impl Contestant {
         if image == Image::Null {
             all.push(Contestant::Lunar(Shape {
                 packed: true,
-                ..Shape::ONE
-            }));
-        }
-        // A disk takes longer to answer than our server looks for work, which costs processor time and gains nothing.
-        if image.is_direct() && !polling {
-            all.push(Contestant::Lunar(Shape {
-                sleepy: true,
                 ..Shape::ONE
             }));
         }
@@ -222,11 +210,7 @@ impl Contestant {
         let mut arguments: Vec<String> = Vec::new();
         let program = match self {
             Contestant::Lunar(shape) => {
-                let spin = match (shape.sleepy, case.polling) {
-                    (true, _) => 0,
-                    (false, true) => options.poll_us,
-                    (false, false) => 32,
-                };
+                let spin = if case.polling { options.poll_us } else { 32 };
                 arguments.extend([
                     "serve".to_owned(),
                     "--monitor=none".to_owned(),
