@@ -205,6 +205,8 @@ fn put_under_load(device: &mut Device, load: &Load) -> Report {
 fn every_kind_of_load_does_what_it_says_with_every_way_of_waiting() {
     let host = Host::start(&[(1, 0)]);
     let mut device = Device::Scsi(Box::new(host.connect()));
+    // Where threads take turns on a busy processor one of the loads may find everything done whenever it looks.
+    let (mut interrupts, mut kicks) = (0, 0);
     for (access, reads, writes) in [
         (Access::RandomRead, true, false),
         (Access::RandomWrite, false, true),
@@ -227,11 +229,13 @@ fn every_kind_of_load_does_what_it_says_with_every_way_of_waiting() {
             assert!(median > Duration::ZERO && median <= all.max());
             assert_eq!(all.count(), report.completed());
             if waiting == Waiting::Sleep {
-                assert!(report.interrupts > 0 && report.kicks > 0, "{report:?}");
+                interrupts += report.interrupts;
+                kicks += report.kicks;
                 assert!(report.interrupts <= report.completed() + 2);
             }
         }
     }
+    assert!(interrupts > 0 && kicks > 0, "{interrupts}, {kicks}");
     // Nothing is left over: the queues can be used for commands again.
     let Device::Scsi(mut initiator) = device else {
         unreachable!();

@@ -25,8 +25,7 @@ pub struct Config {
     pub name: String,
     /// Entries of the submission queue. What is in flight is not bounded by it.
     pub entries: u32,
-    /// How long to look for work at most before sleeping; the loop adapts below this, and gives the kernel, whose answer
-    /// wakes it in any case, an eighth.
+    /// How long to look for work at most before sleeping; the loop adapts below this.
     pub spin: Duration,
     /// The processors to stay on; without any it runs where the system puts it.
     pub cpus: Vec<usize>,

@@ -121,12 +121,13 @@ pub(crate) fn ask<W: Word<Value = u16>>(seen: u16, suppression: &Suppression<'_,
     }
 }
 
-/// The consumer's step while it is awake: asks not to be woken. With EVENT_IDX nothing needs to be said, because the
-/// index moves past the event only once.
+/// The consumer's step while it is awake: asks not to be woken when the index moves from `seen`. With EVENT_IDX the event
+/// is put behind, because a consumer that something else has woken would be called for the next entry although it looks.
 #[inline]
-pub(crate) fn disarm<W: Word<Value = u16>>(suppression: &Suppression<'_, W>) {
-    if let Suppression::Flags(flags) = suppression {
-        flags.store(1, Ordering::Relaxed);
+pub(crate) fn disarm<W: Word<Value = u16>>(seen: u16, suppression: &Suppression<'_, W>) {
+    match suppression {
+        Suppression::Event(event) => event.store(seen.wrapping_sub(1), Ordering::Relaxed),
+        Suppression::Flags(flags) => flags.store(1, Ordering::Relaxed),
     }
 }
 
@@ -228,7 +229,7 @@ mod tests {
                     }
                     assert_ne!(wakes.swap(0, Ordering::Relaxed), 0, "asleep for ever");
                 }
-                disarm(&suppression(&*request, event_idx));
+                disarm(seen, &suppression(&*request, event_idx));
                 seen = index.load(Ordering::Acquire);
             }
         });

@@ -187,7 +187,7 @@ impl SplitDevice {
     }
 
     pub(crate) fn disarm(&self, event_idx: bool) {
-        notify::disarm(&self.ring.device_suppression(event_idx));
+        notify::disarm(self.next_avail, &self.ring.device_suppression(event_idx));
     }
 
     pub(crate) fn arm(&self, event_idx: bool) -> bool {

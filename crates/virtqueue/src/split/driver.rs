@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use super::Descriptor;
 use super::ring::Ring;
-use crate::{Buffer, Error, GuestMemory, RingFeatures, RingLayout, Used, notify};
+use crate::notify::{self, Suppression};
+use crate::{Buffer, Error, GuestMemory, RingFeatures, RingLayout, Used};
 
 /// The driver's side of a split ring. What its methods promise, [`DriverQueue`](crate::DriverQueue) says.
 #[derive(Debug)]
@@ -191,7 +192,10 @@ impl SplitDriver {
     }
 
     pub(crate) fn disable_interrupts(&self) {
-        notify::disarm(&self.ring.driver_suppression(self.features.event_idx));
+        // With EVENT_IDX nothing needs to be said, because the index moves past the event only once.
+        if let Suppression::Flags(flags) = self.ring.driver_suppression(self.features.event_idx) {
+            flags.store(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn enable_interrupts(&self) -> bool {
