@@ -223,13 +223,13 @@ fn script(options: &Options, turns: &[Turn]) -> String {
 }
 
 const TURN: &str = r#"
-# NUMBER SERIAL DEPTH
+# NUMBER SERIAL DEPTH. However long the machine is held up, fio is there until it is killed.
 turn() {
 	local disk reads start
 	disk=$(basename $(dirname $(dirname $(grep -l $2 /sys/block/sd*/device/vpd_pg80))))
 	echo none >/sys/block/$disk/queue/scheduler
 	fio --name=load --filename=/dev/$disk --readonly --rw=randread --bs=4k --direct=1 --ioengine=libaio \
-		--iodepth=$3 --norandommap --time_based --runtime=$((runtime + 2 * around)) >/tmp/fio 2>&1 &
+		--iodepth=$3 --norandommap --time_based --runtime=1d >/tmp/fio 2>&1 &
 	sleep $around
 	start=$(now)
 	reads=$(awk '{ print $1 }' /sys/block/$disk/stat)
