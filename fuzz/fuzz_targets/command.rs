@@ -18,7 +18,8 @@ use lunar_scsi::{AdditionalSense, Status, decode};
 use lunar_sgl::Sgl;
 use lunar_target::spc::Primary;
 use lunar_target::{
-    Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Path, Reached, Seen, Then, begin,
+    Aborter, Command, Completion, Ended, LogicalUnit, NexusId, Outcome, Path, Reached, Seen,
+    Surroundings, Then, Visitor, begin,
 };
 use model::Model;
 
@@ -405,6 +406,27 @@ struct Bench<'a> {
     reactor: &'a Handle,
 }
 
+impl Surroundings for Bench<'_> {
+    fn aborter(&self) -> Aborter {
+        Box::new(|_| Box::pin(std::future::ready(())))
+    }
+
+    fn luns(&self, list: &mut Vec<u16>) {
+        list.extend([0, 1, 16383]);
+    }
+
+    fn units(&self, visit: Visitor<'_>) {
+        for (disk, io) in self.disks {
+            let unit: Arc<dyn LogicalUnit> = disk.clone();
+            visit(Reached {
+                unit: &unit,
+                io,
+                attached: Rc::new(()),
+            });
+        }
+    }
+}
+
 impl Bench<'_> {
     /// Whether a reservation keeps the nexus from writing, and from reading: from what PERSISTENT RESERVE IN says.
     async fn excluded(&self, nexus: NexusId, seen: &Seen) -> (bool, bool) {
@@ -455,7 +477,7 @@ impl Bench<'_> {
         out: &mut [u8],
         data: &mut [u8],
     ) -> Option<Completion> {
-        let (disks, reactor, (disk, io)) = (self.disks, self.reactor, &self.disks[0]);
+        let (reactor, (disk, io)) = (self.reactor, &self.disks[0]);
         let segments = [&mut *out, &mut *data].map(|bytes| {
             [libc::iovec {
                 iov_base: bytes.as_mut_ptr().cast(),
@@ -466,7 +488,7 @@ impl Bench<'_> {
         let [data_out, data_in] =
             [&segments[0], &segments[1]].map(|s| unsafe { Sgl::from_raw(s, s[0].iov_len) });
         let mut reply = Vec::new();
-        let command = Command {
+        let mut command = Command {
             nexus,
             cdb,
             data_out,
@@ -477,20 +499,9 @@ impl Bench<'_> {
             admitted: false,
             aca: None,
             ended: &Ended::default(),
-            aborter: &|| Box::new(|_| Box::pin(std::future::ready(()))),
-            luns: &|luns| luns.extend([0, 1, 16383]),
-            units: &|visit| {
-                for (disk, io) in disks {
-                    let unit: Arc<dyn LogicalUnit> = disk.clone();
-                    visit(Reached {
-                        unit: &unit,
-                        io,
-                        attached: Rc::new(()),
-                    });
-                }
-            },
+            around: self,
         };
-        match begin(&**disk, seen, command) {
+        match begin(&**disk, seen, &mut command) {
             Outcome::Done(completion) => {
                 data_in.write_at(0, &reply);
                 Some(completion)
@@ -498,7 +509,7 @@ impl Bench<'_> {
             Outcome::Overrun => None,
             Outcome::Io(op) => {
                 let result = run(reactor, io, op).await;
-                Some(disk.finish(&op, result))
+                Some(disk.finish(&op.asked(), result))
             }
             // Nothing else runs here: a command is always alone, and there is nobody to wait for.
             Outcome::Task(task) => Some(task.await),
