@@ -67,8 +67,8 @@ impl Handle {
     }
 
     /// Carries `call` out here and now and returns what [`crate::App::complete`] would get, or `None` when this turn of the
-    /// loop has spent enough time in such calls already: then it must be submitted or deferred. The loop stands still meanwhile, so
-    /// this is for calls that only move memory, or that `RWF_NOWAIT` keeps from waiting.
+    /// loop has spent enough time in such calls already: then it must be submitted or deferred. The loop stands still
+    /// meanwhile, so this is for calls that only move memory, or that `RWF_NOWAIT` keeps from waiting.
     #[inline]
     #[must_use]
     pub fn attempt(&self, file: &File, call: Syscall) -> Option<i32> {

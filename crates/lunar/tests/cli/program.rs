@@ -1,6 +1,7 @@
 //! Running the binary.
 
 use std::io::Read;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -58,22 +59,33 @@ impl Place {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Server {
             child: command.spawn().unwrap(),
+            _service_manager: None,
         }
     }
 
-    /// Starts `lunar serve` and waits until `sockets` are there.
+    /// Starts `lunar serve` and waits until it says that it is ready: a socket is there a moment before anybody listens.
     pub fn serve(&self, arguments: &[&str], sockets: &[&str]) -> Server {
+        let directory = TempDir::new().unwrap();
+        let notifications = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        let patience = Duration::from_millis(5);
+        notifications.set_read_timeout(Some(patience)).unwrap();
         let mut command = self.command(&["serve"]);
         command.args(arguments);
+        command.env("NOTIFY_SOCKET", directory.path().join("notify"));
         let mut server = self.start(command);
         let deadline = Instant::now() + PATIENCE;
-        while !sockets.iter().all(|socket| self.path(socket).exists()) {
+        let mut message = [0; 4096];
+        while !notifications.recv(&mut message).is_ok_and(|len| {
+            let text = String::from_utf8_lossy(&message[..len]);
+            text.lines().any(|line| line == "READY=1")
+        }) {
             if server.child.try_wait().unwrap().is_some() {
                 panic!("ended early: {:?}", server.rest());
             }
-            assert!(Instant::now() < deadline, "no socket in time");
-            std::thread::sleep(Duration::from_millis(5));
+            assert!(Instant::now() < deadline, "not ready in time");
         }
+        assert!(sockets.iter().all(|socket| self.path(socket).exists()));
+        server._service_manager = Some((directory, notifications));
         server
     }
 }
@@ -120,6 +132,8 @@ fn wait(child: &mut Child) -> std::process::ExitStatus {
 /// A running `lunar serve`, killed when the test gives it up.
 pub struct Server {
     child: Child,
+    /// It may have more to say.
+    _service_manager: Option<(TempDir, UnixDatagram)>,
 }
 
 /// How a server ended.
