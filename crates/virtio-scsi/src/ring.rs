@@ -257,8 +257,9 @@ impl Ring {
             false => self.is_due(wanted, reactor),
         };
         if due {
-            self.interrupt();
+            // Whoever has been interrupted finds it counted.
             counters.interrupts.add(1);
+            self.interrupt();
         } else if wanted {
             counters.held.add(1);
         }
