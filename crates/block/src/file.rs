@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lunar_reactor::{DEFERRED, File, Handle, Syscall, Token, offload};
+use lunar_sgl::prefetch::Lines;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
@@ -313,6 +314,11 @@ impl DataHandle for FileHandle {
             }
             _ => self.gate.done(Ok(())),
         }
+    }
+
+    fn lines(&self, lines: &mut Lines) {
+        lines.add(self);
+        self.gate.lines(lines);
     }
 
     fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {

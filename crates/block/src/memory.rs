@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use lunar_reactor::{Handle, Token};
 use lunar_sgl::Sgl;
+use lunar_sgl::prefetch::Lines;
 use rustix::mm;
 
 use crate::filter::{Gate, Ledger, Policy};
@@ -104,6 +105,11 @@ impl DataHandle for MemoryHandle {
     fn resume(&self, _op: &mut Op, _token: Token, _result: i32) -> Progress {
         // `start` never waits, so there is nothing that could be resumed.
         self.gate.done(Err(Error::Unsupported))
+    }
+
+    fn lines(&self, lines: &mut Lines) {
+        lines.add(self);
+        self.gate.lines(lines);
     }
 
     fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {

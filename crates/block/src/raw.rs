@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lunar_reactor::{Handle, Token};
+use lunar_sgl::prefetch::Lines;
 
 use crate::filter::{Gate, Ledger, Policy};
 use crate::{
@@ -192,6 +193,12 @@ impl DataHandle for RawHandle {
 
     fn cancel(&self, token: Token, why: Cancel) {
         self.inner.cancel(token, why);
+    }
+
+    fn lines(&self, lines: &mut Lines) {
+        lines.add(self);
+        self.gate.lines(lines);
+        self.inner.lines(lines);
     }
 
     fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {

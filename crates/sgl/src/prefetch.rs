@@ -42,8 +42,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// As many as a processor can wait for at once; those that are added later are left out.
-    const MOST: usize = 16;
+    /// As many as a disk on a file has; those that are added later are left out.
+    const MOST: usize = 24;
     const LINE: usize = 64;
 
     /// Adds the lines in which `value` lies.

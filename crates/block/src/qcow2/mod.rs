@@ -46,6 +46,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use imago::format::builder::FormatDriverBuilder;
 use imago::{DenyImplicitOpenGate, FormatAccess};
 use lunar_reactor::{Handle, Token, block_on};
+use lunar_sgl::prefetch::Lines;
 
 use self::detour::Core;
 use self::header::{Backing, Header};
@@ -375,6 +376,12 @@ impl DataHandle for Qcow2Handle {
             let known = self.failures.borrow_mut().remove(&token);
             Err(known.unwrap_or_else(|| Error::from_errno(-result)))
         })
+    }
+
+    fn lines(&self, lines: &mut Lines) {
+        lines.add(self);
+        self.gate.lines(lines);
+        self.file.lines(lines);
     }
 
     fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {
