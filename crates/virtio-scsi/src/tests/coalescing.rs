@@ -20,15 +20,17 @@ fn guest(workers: &Arc<Workers>, time: Duration, completions: u32) -> Guest {
     Guest::on(Controller::new(workers, config).unwrap())
 }
 
-/// A guest whose unit does not answer READ(10) before its gate is opened.
-fn gated(workers: &Arc<Workers>, time: Duration, completions: u32) -> (Guest, Arc<Fake>) {
+/// A guest whose unit does not answer READ(10) before its gate is opened, and a READ(10) that waits there.
+fn gated(workers: &Arc<Workers>, time: Duration, completions: u32) -> (Guest, Arc<Fake>, Ticket) {
     let mut guest = guest(workers, time, completions);
     guest.start_all();
     let fake = Fake::new(1);
     guest.controller.attach(0, 0, fake.clone()).unwrap();
     guest.attentions(lun(0, 0));
     fake.gate.shut();
-    (guest, fake)
+    let slow = read(&mut guest);
+    fake.gate.await_waiting(1);
+    (guest, fake, slow)
 }
 
 fn read(guest: &mut Guest) -> Ticket {
@@ -78,9 +80,7 @@ fn one_command_at_a_time_is_never_kept_waiting() {
 #[test]
 fn while_more_is_to_come_completions_are_seen_and_not_signalled() {
     let workers = workers(1);
-    let (mut guest, fake) = gated(&workers, NEVER, 1000);
-    let slow = read(&mut guest);
-    fake.gate.await_waiting(1);
+    let (mut guest, fake, slow) = gated(&workers, NEVER, 1000);
     for _ in 0..3 {
         let quick = inquire(&mut guest);
         seen(&mut guest, &quick);
@@ -96,9 +96,7 @@ fn while_more_is_to_come_completions_are_seen_and_not_signalled() {
 #[test]
 fn enough_completions_are_signalled_together() {
     let workers = workers(1);
-    let (mut guest, fake) = gated(&workers, NEVER, 3);
-    let slow = read(&mut guest);
-    fake.gate.await_waiting(1);
+    let (mut guest, fake, slow) = gated(&workers, NEVER, 3);
     for _ in 0..4 {
         for rest in (0..3).rev() {
             let quick = inquire(&mut guest);
@@ -118,9 +116,7 @@ fn enough_completions_are_signalled_together() {
 fn when_the_time_is_over_a_sleeping_worker_wakes_and_signals() {
     let workers = workers(1);
     let time = Duration::from_millis(30);
-    let (mut guest, fake) = gated(&workers, time, 1000);
-    let slow = read(&mut guest);
-    fake.gate.await_waiting(1);
+    let (mut guest, fake, slow) = gated(&workers, time, 1000);
     for _ in 0..3 {
         let start = Instant::now();
         let quick = inquire(&mut guest);
@@ -135,9 +131,7 @@ fn when_the_time_is_over_a_sleeping_worker_wakes_and_signals() {
 #[test]
 fn what_is_held_back_is_sent_when_the_setting_changes() {
     let workers = workers(1);
-    let (mut guest, fake) = gated(&workers, NEVER, 1000);
-    let slow = read(&mut guest);
-    fake.gate.await_waiting(1);
+    let (mut guest, fake, slow) = gated(&workers, NEVER, 1000);
     let quick = inquire(&mut guest);
     seen(&mut guest, &quick);
     assert!(!interrupted(&mut guest));
