@@ -239,15 +239,6 @@ impl App for Fuzzer {
         });
     }
     fn complete(&mut self, _: Token, _: i32) {}
-    fn ready(&mut self, _: Token) {}
-    fn poll(&mut self) -> bool {
-        false
-    }
-    fn flush(&mut self) {}
-    fn arm(&mut self) -> bool {
-        false
-    }
-    fn disarm(&mut self) {}
 }
 
 async fn run_input(reactor: Handle, input: Input) {

@@ -23,15 +23,6 @@ impl App for Runner {
         job(&self.0);
     }
     fn complete(&mut self, _token: Token, _result: i32) {}
-    fn ready(&mut self, _token: Token) {}
-    fn poll(&mut self) -> bool {
-        false
-    }
-    fn flush(&mut self) {}
-    fn arm(&mut self) -> bool {
-        false
-    }
-    fn disarm(&mut self) {}
 }
 
 thread_local! {

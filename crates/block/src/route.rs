@@ -97,8 +97,8 @@ impl Route {
     }
 
     /// Starts `call`. `Some`: it is over, with this result. `None`: `token` will get the result. Either way it is what the
-    /// kernel says: a count, which may be short, or a negated error number; but if `token` gets [`lunar_reactor::DEFERRED`], `call` is to be
-    /// started once more.
+    /// kernel says: a count, which may be short, or a negated error number; but if `token` gets [`lunar_reactor::DEFERRED`],
+    /// `call` is to be started once more.
     #[inline]
     pub fn start(&self, call: Syscall, token: Token) -> Option<i32> {
         let result = match (self.medium, call) {

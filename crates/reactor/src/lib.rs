@@ -49,7 +49,8 @@ pub use run::{Config, Reactor, Thread, spawn};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(pub u64);
 
-/// What runs on a reactor.
+/// What runs on a reactor. What only starts tasks and operations has no work of its own to look for, and leaves the rest as
+/// it is.
 pub trait App: 'static {
     /// What other threads may tell it.
     type Message: Send + 'static;
@@ -62,17 +63,21 @@ pub trait App: 'static {
     fn complete(&mut self, token: Token, result: i32);
 
     /// The descriptor watched under `token` has become ready. Wake-ups coalesce: look at everything it stands for.
-    fn ready(&mut self, token: Token);
+    fn ready(&mut self, _token: Token) {}
 
     /// Looks for new work and starts it; returns whether there was any. Called on every turn, so it must be bounded.
-    fn poll(&mut self) -> bool;
+    fn poll(&mut self) -> bool {
+        false
+    }
 
     /// The turn's completions have been handed over: publish the results in one batch.
-    fn flush(&mut self);
+    fn flush(&mut self) {}
 
     /// The loop is about to sleep: ask for wake-ups, then look again. `true` means that work has appeared meanwhile.
-    fn arm(&mut self) -> bool;
+    fn arm(&mut self) -> bool {
+        false
+    }
 
     /// The loop is awake again (or `arm` found work): wake-ups may be suppressed.
-    fn disarm(&mut self);
+    fn disarm(&mut self) {}
 }

@@ -47,11 +47,9 @@ impl App for Bench {
     fn poll(&mut self) -> bool {
         self.restless || self.work.pop_front().is_some()
     }
-    fn flush(&mut self) {}
     fn arm(&mut self) -> bool {
         !self.work.is_empty()
     }
-    fn disarm(&mut self) {}
 }
 
 struct Fixture {
@@ -602,17 +600,9 @@ impl App for Patient {
         assert_eq!(result, DEFERRED);
         self.start(token);
     }
-    fn ready(&mut self, _token: Token) {}
-    fn poll(&mut self) -> bool {
-        false
-    }
     fn flush(&mut self) {
         self.turn += 1;
     }
-    fn arm(&mut self) -> bool {
-        false
-    }
-    fn disarm(&mut self) {}
 }
 
 #[test]

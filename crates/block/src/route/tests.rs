@@ -273,15 +273,6 @@ impl lunar_reactor::App for Eager {
         let progress = io.resume(&mut self.ops[token.0 as usize], token, result);
         self.progress(progress);
     }
-    fn ready(&mut self, _token: Token) {}
-    fn poll(&mut self) -> bool {
-        false
-    }
-    fn flush(&mut self) {}
-    fn arm(&mut self) -> bool {
-        false
-    }
-    fn disarm(&mut self) {}
 }
 
 #[test]

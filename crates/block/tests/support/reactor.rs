@@ -19,15 +19,6 @@ impl App for Runner {
     fn complete(&mut self, token: Token, result: i32) {
         panic!("no test starts direct operations, but {token:?} completed with {result}");
     }
-    fn ready(&mut self, _token: Token) {}
-    fn poll(&mut self) -> bool {
-        false
-    }
-    fn flush(&mut self) {}
-    fn arm(&mut self) -> bool {
-        false
-    }
-    fn disarm(&mut self) {}
 }
 
 /// A reactor thread that runs what tests give it.

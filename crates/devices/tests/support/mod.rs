@@ -426,15 +426,6 @@ impl App for Idle {
     type Message = ();
     fn message(&mut self, (): ()) {}
     fn complete(&mut self, _: Token, _: i32) {}
-    fn ready(&mut self, _: Token) {}
-    fn poll(&mut self) -> bool {
-        false
-    }
-    fn flush(&mut self) {}
-    fn arm(&mut self) -> bool {
-        false
-    }
-    fn disarm(&mut self) {}
 }
 
 /// Runs a test on a reactor, where its futures can make progress.
