@@ -57,6 +57,8 @@ pub struct Op {
     pub(crate) step: Step,
     /// When the device began it ([`Handle::now`](lunar_reactor::Handle::now)).
     pub(crate) begun: u64,
+    /// The epoch of its [`Backend`](crate::Backend) when it was last begun.
+    pub(crate) epoch: u64,
     /// As it was made: data handles rewrite the above.
     asked: Asked,
 }
@@ -95,6 +97,7 @@ impl Op {
             data,
             step: Step::Whole,
             begun: 0,
+            epoch: 0,
             asked: Asked { kind, offset, len },
         }
     }

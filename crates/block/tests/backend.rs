@@ -294,6 +294,36 @@ fn an_error_that_is_still_there_stops_again() {
 }
 
 #[test]
+fn what_began_before_a_device_was_let_go_on_and_fails_after_is_repeated_and_stops_nothing() {
+    let once = |on, latency| FaultRule {
+        count: Some(1),
+        latency,
+        ..failing(on, libc::ENOSPC)
+    };
+    let bench = Bench::new(
+        STOP,
+        vec![
+            once(FaultOn::Write, Duration::from_secs(1)),
+            once(FaultOn::Flush, Duration::ZERO),
+        ],
+    );
+    let started = bench.start(vec![What::Write(1), What::Flush]);
+    while !bench.backend.is_stopped() {
+        std::thread::yield_now();
+    }
+    bench.backend.resume();
+    assert_eq!(started.next(), (1, Ok(())));
+    assert_eq!(started.next(), (0, Ok(())));
+    assert!(!bench.backend.is_stopped());
+    let events: Vec<_> = bench.events.try_iter().collect();
+    assert!(
+        matches!(&events[..], [PolicyEvent::Failed(_), PolicyEvent::Stopped]),
+        "{events:?}"
+    );
+    assert_eq!(bench.faults.fired(), [1, 1]);
+}
+
+#[test]
 fn what_a_guest_does_wrong_stops_nothing() {
     let past_the_end = SIZE / 512 + 7;
     let bench = Bench::new(STOP, Vec::new());

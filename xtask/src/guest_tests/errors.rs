@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -226,15 +226,6 @@ pub fn faults_of_the_host_delay_reads_and_writes_until_they_are_taken_away(
             monitor.execute("blockdev-reopen", json!({"options": [mended]}))?;
         }
         monitor.execute("cont", json!({}))?;
-    }
-    // The last of those that failed together may have stopped its disk after that.
-    let deadline = Instant::now() + PATIENCE;
-    while !running.has_said("verified") && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(200));
-        let status = monitor.execute("query-status", json!({}))?;
-        if member(&status, "status") == "io-error" {
-            monitor.execute("cont", json!({}))?;
-        }
     }
     let outcome = running.finish()?.success()?;
     storage.stop()?;

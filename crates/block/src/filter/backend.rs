@@ -3,10 +3,11 @@
 //! A [`Backend`] counts and takes the time of operations ([`account`](super::account)), deals with failures of the host
 //! ([`policy`](super::policy)), and limits how many operations there are, if somebody wants that
 //! ([`throttle`](super::throttle)). Those that an error has stopped wait here, and [`Backend::resume`] starts all of them
-//! again in the order in which they came to wait. The device above knows nothing of it; its guest sees a delay.
+//! again in the order in which they came to wait. The device above knows nothing of it; its guest sees a delay. An
+//! operation that began before that and fails after it says nothing about the device as it is now: it is begun anew.
 //!
 //! There is one state for all reactors, and an *epoch* that moves whenever it changes in a way that concerns operations:
-//! a stop and its end, the first limit and the last, histograms. An operation looks at the epoch, and only when it has
+//! a stop, whatever lets it go on, the first limit and the last, histograms. An operation looks at the epoch, and only when it has
 //! moved at the state ([`Keeper::look`]). So what is not in use is not on its way: the throttle is put in front of a
 //! handle's image when there is a limit, and taken away again when there is none and nothing waits in it.
 
@@ -47,6 +48,8 @@ struct Shared {
 struct State {
     rules: ErrorRules,
     stopped: bool,
+    /// The epoch since which the device is to go on: what began in an earlier one tells old news if it fails.
+    resumed: u64,
     /// The device goes: nothing stops it any more.
     ended: bool,
     status: IoStatus,
@@ -80,6 +83,7 @@ impl Backend {
                 state: Mutex::new(State {
                     rules,
                     stopped: false,
+                    resumed: 0,
                     ended: false,
                     status: IoStatus::Ok,
                     waiting: Vec::new(),
@@ -115,6 +119,7 @@ impl Backend {
         let was = state.stopped;
         state.status = IoStatus::Ok;
         self.shared.set_stopped(&mut state, false);
+        state.resumed = self.shared.change();
         was
     }
 
@@ -202,9 +207,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something has changed that operations have to look at.
-    fn change(&self) {
-        self.epoch.fetch_add(1, Ordering::Release);
+    /// Something has changed that operations have to look at. The epoch that begins with it.
+    fn change(&self) -> u64 {
+        self.epoch.fetch_add(1, Ordering::Release) + 1
     }
 
     fn set_stopped(&self, state: &mut State, stopped: bool) {
@@ -228,15 +233,19 @@ impl Shared {
         Poll::Pending
     }
 
-    /// An operation has failed: what is to be done about it.
-    fn decide(&self, kind: OpKind, error: &Error) -> Action {
+    /// An operation that was last begun in `epoch` has failed: what is to be done about it, or nothing because it is
+    /// old news.
+    fn decide(&self, kind: OpKind, epoch: u64, error: &Error) -> Option<Action> {
         let mut state = self.state();
         if state.ended {
-            return Action::Report;
+            return Some(Action::Report);
         }
         let (side, action) = state.rules.decide(kind, error);
         let was_running = !state.stopped;
         if action == Action::Stop {
+            if epoch < state.resumed {
+                return None;
+            }
             // The first error says why.
             if state.status == IoStatus::Ok {
                 state.status = match *error == Error::NoSpace {
@@ -255,7 +264,7 @@ impl Shared {
         if action == Action::Stop && was_running {
             (self.listener)(PolicyEvent::Stopped);
         }
-        action
+        Some(action)
     }
 }
 
@@ -362,6 +371,7 @@ impl Keeper {
         if this.seen.get() != Some(epoch) && !this.look(epoch) {
             return Keeper::keep(this, op, token);
         }
+        op.epoch = epoch;
         let progress = this.io.borrow().start(op, token);
         Keeper::settle(this, progress, op, token)
     }
@@ -444,16 +454,22 @@ impl Keeper {
         if !error.is_host_failure() || why == Some(Cancel::Abandoned) {
             return this.failed(op, error);
         }
-        match this.shared.decide(op.kind, &error) {
-            Action::Report => this.failed(op, error),
-            Action::Ignore => {
+        match this.shared.decide(op.kind, op.epoch, &error) {
+            Some(Action::Report) => this.failed(op, error),
+            Some(Action::Ignore) => {
                 // The guest is told that all is well, and everybody else what was not.
                 let _: Progress = this.failed(op, error);
                 Progress::Done(Ok(()))
             }
             // Its initiator is asked to send it again, and then it can wait.
-            Action::Stop if why.is_some() => this.failed(op, Error::Cancelled),
-            Action::Stop => Keeper::keep(this, op, token),
+            Some(Action::Stop) | None if why.is_some() => this.failed(op, Error::Cancelled),
+            Some(Action::Stop) => Keeper::keep(this, op, token),
+            None => {
+                op.rewind();
+                this.kept.insert(token, Kept::Again);
+                this.reactor.deliver(token, 0);
+                Progress::Pending
+            }
         }
     }
 
