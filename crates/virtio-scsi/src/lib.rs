@@ -1,9 +1,9 @@
 //! The virtio-scsi device: control, event and request queues.
 //!
 //! A [`Controller`] is one virtio-scsi device: a nexus, a map of logical units, and rings that a driver has set up.
-//! [`Workers`] are the process's reactors, over which the rings of controllers are spread, or of which a controller has one for all its rings. Transports (vhost-user
-//! now, vfio-user later) drive a controller through this interface alone; they know rings and features, and nothing of
-//! SCSI.
+//! [`Workers`] are the process's reactors, over which the rings of controllers are spread, or of which a controller has
+//! one for all its rings. Transports (vhost-user now, vfio-user later) drive a controller through this interface alone;
+//! they know rings and features, and nothing of SCSI.
 //!
 //! # The central type
 //! Inside, everything is about a *request slot*: the chain a driver made available, taken apart once, from the moment
@@ -11,10 +11,10 @@
 //! steps; all three ways meet in the one function that writes the response and hands the chain back.
 //!
 //! # Threading
-//! Any worker can serve any ring; a ring stays where it is placed until its controller is told to move. What a worker needs for the data path it owns: its
-//! rings, and for each controller a map of logical units with its own data handles. No lock is taken and no counter
-//! shared. Control threads (and workers among themselves, for task management) send typed messages. Every method of
-//! `Controller` that changes the data path waits until the workers have done it.
+//! Any worker can serve any ring; a ring stays where it is placed until its controller is told to move. What a worker
+//! needs for the data path it owns: its rings, and for each controller a map of logical units with its own data handles.
+//! No lock is taken and no counter shared. Control threads (and workers among themselves, for task management) send typed
+//! messages. Every method of `Controller` that changes the data path waits until the workers have done it.
 //!
 //! # Errors
 //! What a guest does wrong with a request is answered in the request. What it does wrong with a ring (a loop, an

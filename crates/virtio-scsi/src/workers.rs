@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use lunar_reactor::{Config, Reactor, Remote, Thread, spawn};
 use lunar_target::NexusId;
 
 use crate::Error;
+use crate::barrier::{Barrier, Reply};
 use crate::statistics::{Counters, WorkerStats};
 use crate::worker::{Message, Worker};
 
@@ -298,6 +300,44 @@ impl Workers {
             true => Ok(()),
             false => Err(Error::Stopped),
         }
+    }
+
+    /// Sends a message to one worker and waits until it is done.
+    pub(crate) fn run(
+        &self,
+        worker: usize,
+        message: impl FnOnce(Barrier) -> Message,
+    ) -> Result<(), Error> {
+        let (barrier, wait) = Barrier::channel();
+        self.send(worker, message(barrier))?;
+        wait.wait();
+        Ok(())
+    }
+
+    /// Sends a message to each of these workers and waits until all have done it.
+    pub(crate) fn run_on_each(
+        &self,
+        workers: &[usize],
+        message: impl Fn(Barrier) -> Message,
+    ) -> Result<(), Error> {
+        let (barrier, wait) = Barrier::channel();
+        for &worker in workers {
+            self.send(worker, message(barrier.clone()))?;
+        }
+        drop(barrier);
+        wait.wait();
+        Ok(())
+    }
+
+    /// Sends a message to one worker and waits for its answer.
+    pub(crate) fn ask<T>(
+        &self,
+        worker: usize,
+        message: impl FnOnce(Reply<T>) -> Message,
+    ) -> Result<T, Error> {
+        let (reply, answer) = channel();
+        self.send(worker, message(reply))?;
+        answer.recv().map_err(|_| Error::Stopped)
     }
 }
 
