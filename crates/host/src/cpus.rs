@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 
+use crate::property::decimal;
+
 /// Processors, by the system's numbers, ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cpus(BTreeSet<usize>);
@@ -144,11 +146,9 @@ impl Cpus {
     }
 }
 
-/// A number in digits, as high as the system numbers processors.
+/// A number as high as the system numbers processors.
 fn number(text: &str) -> Option<usize> {
-    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let number = text.parse::<usize>().ok().filter(|_| digits);
-    number.filter(|&cpu| cpu < CpuSet::MAX_CPU)
+    decimal(text).filter(|&cpu| cpu < CpuSet::MAX_CPU)
 }
 
 impl fmt::Display for Cpus {

@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Write as _};
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use crate::keyval::{Options, Value};
 
@@ -261,8 +262,8 @@ where
         Some(hex) if hex.bytes().all(|b| b.is_ascii_hexdigit()) => {
             u64::from_str_radix(hex, 16).ok()
         }
-        None if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
-        _ => None,
+        Some(_) => None,
+        None => decimal(text),
     };
     value
         .filter(|value| (least..=most).contains(value))
@@ -271,6 +272,12 @@ where
             true => format!("must be {least}"),
             false => format!("must be a number from {least} to {most}"),
         })
+}
+
+/// A number in digits alone: `parse` would take a sign.
+pub(crate) fn decimal<N: FromStr>(text: &str) -> Option<N> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
 }
 
 fn within(value: u64, range: &RangeInclusive<u64>) -> Result<u64, String> {
@@ -307,14 +314,13 @@ pub fn size(text: &str) -> Option<u64> {
         text
     };
     let (integer, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     // A fraction longer than nine digits is smaller than the bytes it would have to name.
-    if !digits(integer) || !digits(fraction) || fraction.len() > 9 {
+    if fraction.len() > 9 {
         return None;
     }
     let scale = 10u128.pow(u32::try_from(fraction.len()).ok()?);
-    let units = integer.parse::<u64>().ok()?;
-    let scaled = u128::from(units) * scale + fraction.parse::<u128>().ok()?;
+    let units: u64 = decimal(integer)?;
+    let scaled = u128::from(units) * scale + decimal::<u128>(fraction)?;
     u64::try_from((scaled << shift) / scale).ok()
 }
 

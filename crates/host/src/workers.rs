@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use crate::cpus::{self, Cpus};
 use crate::file::MAX_WORKERS;
+use crate::property::decimal;
 
 /// The threads that serve all controllers, as declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,9 +101,7 @@ impl fmt::Display for WorkerThreads {
 }
 
 fn number(text: &str) -> Result<u16, Error> {
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    let number = text.parse().ok().filter(|_| digits);
-    number
+    decimal(text)
         .filter(|count| (1..=MAX_WORKERS).contains(count))
         .ok_or(Error::Syntax)
 }

@@ -7,7 +7,7 @@ use toml::Value as Toml;
 use super::Settings;
 use crate::catalog;
 use crate::keyval::{Options, Value};
-use crate::property::{Kind, Property};
+use crate::property::{Kind, Property, decimal};
 
 /// The text of a file that declares these objects: pairs of `blockdev`, `drive` or `device` and the options.
 pub fn write<'a>(
@@ -43,7 +43,7 @@ pub fn write<'a>(
         (
             "workers",
             workers.as_ref().map(|threads| match threads.to_string() {
-                number if number.bytes().all(|b| b.is_ascii_digit()) => number,
+                number if decimal::<u16>(&number).is_some() => number,
                 other => string(&other),
             }),
         ),
