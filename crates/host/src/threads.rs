@@ -35,7 +35,7 @@ impl Threads {
     }
 
     fn start(&mut self, thread: &IoThread) -> Result<(), Error> {
-        let IoThread { id, poll, cpus } = thread;
+        let IoThread { id, poll, cpus, .. } = thread;
         // Nobody could tell them apart.
         if self.workers.threads().iter().any(|other| other.name == *id) {
             let (id, taken) = (id.clone(), Taken::Object);

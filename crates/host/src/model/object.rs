@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use lunar_block::Limits;
 
-use super::{Error, Model, NodeDriver, Taken, name, record};
+use super::record::{self, Record};
+use super::{Error, Model, NodeDriver, Taken, name};
 use crate::catalog::{self, ControllerOptions, IoThreadOptions, ObjectKind, ThrottleGroupOptions};
 use crate::cpus::Cpus;
 use crate::keyval::Options;
@@ -20,7 +21,7 @@ pub struct ThrottleGroup {
 }
 
 /// A thread for the controllers that name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct IoThread {
     /// Its name.
     pub id: String,
@@ -28,6 +29,7 @@ pub struct IoThread {
     pub poll: Option<Duration>,
     /// The processors that it stays on; none are any.
     pub cpus: Cpus,
+    pub(super) record: Record,
 }
 
 impl Model {
@@ -69,10 +71,12 @@ impl Model {
                 property::apply(&mut thread, &kind, &options, &[catalog::IOTHREAD])?;
                 let id = self.new_object(thread.id)?;
                 let cpus = thread.cpus.as_deref().map(str::parse).transpose()?;
+                options.set("qom-type", &kind);
                 let thread = IoThread {
                     id: id.clone(),
                     poll: thread.poll,
                     cpus: cpus.unwrap_or_default(),
+                    record: Record::new(self, options),
                 };
                 self.threads.insert(id.clone(), thread);
                 Ok(id)
@@ -185,6 +189,8 @@ impl Model {
         let thread = self.threads.get_mut(id);
         let thread = thread.ok_or_else(|| Error::NoSuchThread(id.to_owned()))?;
         thread.poll = Some(poll);
+        let declared = thread.record.options();
+        declared.set("poll-max-ns", &poll.as_nanos().to_string());
         Ok(())
     }
 

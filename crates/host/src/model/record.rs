@@ -86,7 +86,7 @@ impl Model {
         let groups = self.groups.values();
         let groups = groups.map(|group| (Kind::Object, 0, of_group(group)));
         let threads = self.threads.values();
-        let threads = threads.map(|thread| (Kind::Object, 0, of_thread(thread)));
+        let threads = threads.map(|thread| (Kind::Object, thread.record.order, of_thread(thread)));
         let objects = groups.chain(threads);
         let mut all: Vec<_> = objects.chain(nodes).chain(drives).collect();
         let mut unnamed = 0;
@@ -159,18 +159,9 @@ fn of_group(group: &ThrottleGroup) -> Declaration {
 }
 
 fn of_thread(thread: &IoThread) -> Declaration {
-    let mut options = Options::default();
-    options.set("qom-type", "iothread");
-    options.set("id", &thread.id);
-    if let Some(poll) = thread.poll {
-        options.set("poll-max-ns", &poll.as_nanos().to_string());
-    }
-    if !thread.cpus.is_empty() {
-        options.set("cpus", &thread.cpus.to_string());
-    }
     Declaration {
         kind: Kind::Object,
-        options,
+        options: thread.record.options.clone(),
         node: None,
     }
 }

@@ -1,7 +1,9 @@
+use std::time::Duration;
+
 use super::super::Address;
 use super::*;
 use crate::file::{self, File, Settings};
-use crate::keyval::{BLOCKDEV, DEVICE, DRIVE};
+use crate::keyval::{BLOCKDEV, DEVICE, DRIVE, OBJECT};
 
 fn declare(lines: &[&str]) -> Model {
     let mut model = Model::default();
@@ -19,6 +21,10 @@ fn declare(lines: &[&str]) -> Model {
             "device" => {
                 let options = Options::parse(text, DEVICE).unwrap();
                 model.add_device(options, line).unwrap();
+            }
+            "object" => {
+                let options = Options::parse(text, OBJECT).unwrap();
+                model.add_object(options).unwrap();
             }
             "image" => model
                 .add_image(text, model.controllers()[0].disks.len())
@@ -42,6 +48,9 @@ fn text(model: &Model) -> String {
 fn load(text: &str) -> Model {
     let file = File::parse("dump", text.to_owned()).unwrap();
     let mut model = Model::default();
+    for one in file.objects() {
+        model.add_object(one.options.clone()).expect(text);
+    }
     for one in file.blockdevs() {
         model.add_blockdev(one.options.clone(), "").expect(text);
     }
@@ -187,4 +196,17 @@ fn paths_are_written_so_that_they_lead_there_from_anywhere() {
         let path = here.join(path).display().to_string();
         assert!(written.contains(&format!("\"{path}\"")), "{written}");
     }
+}
+
+#[test]
+fn a_thread_keeps_the_processors_as_they_were_written() {
+    let mut model = declare(&["object iothread,id=io,cpus=node0"]);
+    let declared = "[[object]]\nqom-type = \"iothread\"\nid = \"io\"\ncpus = \"node0\"\n";
+    assert_eq!(text(&model), declared);
+
+    model.set_poll("io", Duration::from_micros(7)).unwrap();
+    assert_eq!(text(&model), format!("{declared}poll-max-ns = 7000\n"));
+    let again = load(&text(&model));
+    let [was, is] = [&model, &again].map(|model| model.iothread("io").unwrap());
+    assert_eq!((was.poll, &was.cpus), (is.poll, &is.cpus));
 }
