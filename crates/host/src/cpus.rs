@@ -101,7 +101,29 @@ impl FromStr for Cpus {
 /// Where the system says which NUMA nodes there are.
 const NODES: &str = "/sys/devices/system/node";
 
+/// What the system says there.
+fn said(nodes: &Path, file: &str) -> Option<String> {
+    let text = std::fs::read_to_string(nodes.join(file)).ok()?;
+    Some(text.trim().to_owned())
+}
+
 impl Cpus {
+    /// Lists that can be written on this machine, and what they are: all that this process may use, and the nodes.
+    pub fn choices() -> Vec<(String, Cpus)> {
+        Cpus::choices_among(Path::new(NODES))
+    }
+
+    fn choices_among(nodes: &Path) -> Vec<(String, Cpus)> {
+        let all = Cpus::available().ok();
+        let all = all.map(|all| (all.to_string(), all));
+        // Nodes are numbered as processors are.
+        let online = said(nodes, "online").and_then(|list| Cpus::read(&list, nodes).ok());
+        let online = online.unwrap_or_default().0.into_iter();
+        let usable = online.filter_map(|node| Some((node, Cpus::of_node(node, nodes).ok()?)));
+        let named = usable.map(|(node, cpus)| (format!("node{node}"), cpus));
+        all.into_iter().chain(named).collect()
+    }
+
     fn read(text: &str, nodes: &Path) -> Result<Cpus, Error> {
         let wrong = || Error::Syntax(text.to_owned());
         let mut cpus = BTreeSet::new();
@@ -122,13 +144,9 @@ impl Cpus {
 
     /// Those of a NUMA node that this process may use.
     fn of_node(node: usize, nodes: &Path) -> Result<Cpus, Error> {
-        let said = |file: String| {
-            let text = std::fs::read_to_string(nodes.join(file)).ok();
-            text.map(|text| text.trim().to_owned())
-        };
-        let list = said(format!("node{node}/cpulist")).ok_or_else(|| Error::NoNode {
+        let list = said(nodes, &format!("node{node}/cpulist")).ok_or_else(|| Error::NoNode {
             node,
-            there: said("online".to_owned()).unwrap_or_else(|| "none".to_owned()),
+            there: said(nodes, "online").unwrap_or_else(|| "none".to_owned()),
         })?;
         // A node can be memory alone.
         let mut cpus = match list.is_empty() {
@@ -247,6 +265,9 @@ mod tests {
             refusal("node7"),
             "there is no NUMA node 7; this machine has 0-2"
         );
+        let choices = Cpus::choices_among(nodes.path());
+        let all = (available.to_string(), available);
+        assert_eq!(choices, [all, ("node0".to_owned(), Cpus([first].into()))]);
     }
 
     #[test]

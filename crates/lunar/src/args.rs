@@ -6,6 +6,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
+
+use crate::complete::workers;
 
 pub use client::{At, Attach, Detach, Eject, Events, Insert, Ls, Resize, Stats, Throttle};
 
@@ -129,7 +132,7 @@ pub struct Serve {
 
     /// Threads that serve the queues, and the CPUs that they stay on: a list (cpus=2-3,8), or those of a NUMA node
     /// (cpus=node0); cpus=LIST alone is a thread on each CPU [default: 1]
-    #[arg(long, value_name = "N[,cpus=LIST]")]
+    #[arg(long, value_name = "N[,cpus=LIST]", add = ArgValueCompleter::new(workers))]
     pub workers: Option<lunar_host::WorkerThreads>,
 
     /// Microseconds for which a thread looks for work before it sleeps [default: 32]

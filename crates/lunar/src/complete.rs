@@ -4,6 +4,7 @@
 //! call. Whichever server is meant cannot be known while the line is still being written, so the names of all are offered.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::{CompleteEnv, Shells};
+use lunar_host::cpus::Cpus;
 use lunar_monitor::{Client, ScsiController};
 
 use crate::args::CommandLine;
@@ -84,6 +86,24 @@ pub fn buses() -> Vec<CompletionCandidate> {
         let name = controller.id.as_ref().unwrap_or(&controller.bus);
         names.insert(name.clone(), socket);
     })
+}
+
+/// For `--workers`: numbers of threads, up to one for each processor, and where they can be.
+pub fn workers(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let typed = typed.to_string_lossy();
+    let count = typed.split(',').next();
+    let count = count.filter(|count| count.parse::<u16>().is_ok());
+    let before = count.map_or_else(String::new, |count| format!("{count},"));
+    let choices = Cpus::choices();
+    let most = choices.first().map_or(1, |(_, all)| all.len());
+    let counts = (1..=most).map(|count| CompletionCandidate::new(count.to_string()));
+    let lists = choices.into_iter().map(|(list, cpus)| {
+        let help = format!("on CPUs {cpus}");
+        CompletionCandidate::new(format!("{before}cpus={list}")).help(Some(help.into()))
+    });
+    let all = counts.chain(lists);
+    all.filter(|one| one.get_value().to_string_lossy().starts_with(&*typed))
+        .collect()
 }
 
 /// The monitors that can be found without being told.

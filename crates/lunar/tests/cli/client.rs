@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Output, Stdio};
 
+use lunar_host::WorkerThreads;
+use lunar_host::cpus::Cpus;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -682,4 +684,27 @@ fn bash_completes_commands_options_and_what_servers_have() {
         .unwrap();
     assert!(said(&place, &["ls", "--monitor", &monitor]).contains("disk1"));
     server.stop(Signal::TERM);
+}
+
+#[test]
+fn bash_completes_threads_and_the_processors_that_they_can_stay_on() {
+    let place = Place::new();
+    let offered = |typed| completed(&place, &["lunar", "serve", "--workers", typed]);
+    let lists = |before: &str| -> Vec<String> {
+        let lists = Cpus::choices().into_iter();
+        lists
+            .map(|(list, _)| format!("{before}cpus={list}"))
+            .collect()
+    };
+    assert_eq!(offered("c"), lists(""));
+    assert_eq!(offered("3,"), lists("3,"));
+    assert_eq!(offered("x"), [""]);
+    for (typed, lists) in [("", lists("")), ("1", lists("1,"))] {
+        let all = offered(typed);
+        assert_eq!(all[0], "1");
+        assert!(all.ends_with(&lists), "{typed}: {all:?}");
+        for one in all {
+            assert!(one.parse::<WorkerThreads>().is_ok(), "{one}");
+        }
+    }
 }
