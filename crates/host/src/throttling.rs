@@ -201,6 +201,11 @@ impl Live {
             }
             None => None,
         };
+        let drive = match &name {
+            // Limits are declared with a drive.
+            Some(_) => drive.or_else(|| self.model.give_drive(&node)),
+            None => drive,
+        };
         if let Some(drive) = drive {
             let shared = name.clone().filter(|name| *name != drive);
             self.model.set_drive_limits(&drive, limits, shared);

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lunar_host::{DeviceInfo, DeviceState, End, Event, NodeInfo, RunState, ShutdownReason};
+use lunar_host::{
+    DeviceInfo, DeviceState, End, Event, Limited, Limits, NodeInfo, RunState, ShutdownReason,
+};
 use lunar_initiator::{Access, Failure, Limit, Load, Waiting, response};
 use support::*;
 
@@ -551,6 +553,48 @@ fn the_configuration_is_what_there_is_now() {
     host.remove_device("d").unwrap();
     host.remove_node("n").unwrap();
     assert_eq!(host.configuration(), before);
+}
+
+#[test]
+fn limits_of_a_device_that_names_a_node_are_in_the_configuration() {
+    let mut place = Place::new(&[
+        CONTROLLER,
+        "blockdev null-co,node-name=n,size=1M",
+        "device scsi-hd,drive=n,id=d0",
+    ]);
+    let limits = Limits {
+        iops_total: lunar_host::Limit {
+            average: 500,
+            ..lunar_host::Limit::default()
+        },
+        ..Limits::default()
+    };
+    let limit = |place: &Place, limits| {
+        let limited = place.host.set_limits(Limited::Device("d0"), limits, None);
+        limited.unwrap();
+    };
+    let shown = |place: &Place| {
+        let throttling = place.host.nodes()[0].throttling.clone();
+        throttling.map(|throttling| (throttling.group, throttling.limits))
+    };
+    let identity = |place: &Place| {
+        place
+            .guest("s")
+            .run_in(0, 0, &[0x12, 1, 0x83, 0, 255, 0], 255)
+    };
+    let before = identity(&place).data;
+
+    limit(&place, limits);
+    assert_eq!(shown(&place), Some(("d0".to_owned(), limits)));
+    let declared = place.host.configuration();
+    place.restart();
+    assert_eq!(shown(&place), Some(("d0".to_owned(), limits)));
+    assert_eq!(place.host.configuration(), declared);
+    assert_eq!(identity(&place).data, before, "it is the same disk");
+
+    limit(&place, Limits::default());
+    place.restart();
+    assert_eq!(shown(&place), None);
 }
 
 #[test]

@@ -167,14 +167,7 @@ impl Model {
         }
         // Something has to keep what the device is known by, when the node that it was named after has gone.
         let drive = drive.unwrap_or_else(|| self.make_drive(&old));
-        let disks = self.controllers.iter_mut();
-        for disk in disks.flat_map(|c| c.disks.values_mut()) {
-            if disk.node == old {
-                disk.node.clone_from(&new);
-                disk.options.drive = Some(drive.clone());
-                disk.record.options().set("drive", &drive);
-            }
-        }
+        self.put_in_drive(&old, &drive, &new);
         if let Some(drive) = self.drives.get_mut(&drive) {
             drive.node = new;
             drive.presumed_raw = None;
@@ -229,6 +222,30 @@ impl Model {
         disks
             .map(|(_, _, disk)| (disk.name.clone(), disk.options.share_rw))
             .collect()
+    }
+
+    /// The devices that show `node` have this drive now, and show what is in it.
+    fn put_in_drive(&mut self, node: &str, drive: &str, new: &str) {
+        let disks = self.controllers.iter_mut();
+        for disk in disks.flat_map(|c| c.disks.values_mut()) {
+            if disk.node == node {
+                new.clone_into(&mut disk.node);
+                disk.options.drive = Some(drive.to_owned());
+                disk.record.options().set("drive", drive);
+            }
+        }
+    }
+
+    /// A drive for the devices that have named this node, to keep what can be said of drives alone. A node that is a
+    /// part of another cannot be in one.
+    pub(crate) fn give_drive(&mut self, node: &str) -> Option<String> {
+        self.nodes.get(node).filter(|node| !node.inline)?;
+        let id = self.make_drive(node);
+        self.put_in_drive(node, &id, node);
+        if let Some(drive) = self.drives.get_mut(&id) {
+            drive.record.options().set("medium", node);
+        }
+        Some(id)
     }
 
     /// A drive for a device that has named a node.

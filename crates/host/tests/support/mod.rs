@@ -7,6 +7,7 @@ use std::process::Command as Process;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lunar_host::file::{File, Settings};
 use lunar_host::keyval::{BLOCKDEV, DEVICE, DRIVE, OBJECT, Options};
 use lunar_host::model::Model;
 use lunar_host::{Config, Event, Host, NodeInfo, ShutdownReason};
@@ -36,17 +37,28 @@ impl Place {
                 _ => model.add_device(options, line).map(drop).unwrap(),
             }
         }
-        let config = Config {
-            workers: WorkersConfig {
-                count: 2,
-                spin: Duration::ZERO,
-                ..WorkersConfig::default()
-            },
-            queues: Some(1),
-            settings: lunar_host::file::Settings::default(),
-        };
-        let host = Host::start(config, model).unwrap();
+        let host = start(model);
         Place { directory, host }
+    }
+
+    /// Another host instead, with what this one says of itself.
+    pub fn restart(&mut self) {
+        let file = File::parse("dump", self.host.configuration()).unwrap();
+        self.host.shut_down(ShutdownReason::HostSignal).unwrap();
+        let mut model = Model::default();
+        for one in file.objects() {
+            model.add_object(one.options.clone()).unwrap();
+        }
+        for one in file.blockdevs() {
+            model.add_blockdev(one.options.clone(), "").unwrap();
+        }
+        for one in file.drives() {
+            model.add_drive(one.options.clone(), "").unwrap();
+        }
+        for one in file.devices() {
+            model.add_device(one.options.clone(), "").unwrap();
+        }
+        self.host = start(model);
     }
 
     /// Adds one thing more; the error is what a user would read.
@@ -94,6 +106,19 @@ impl Drop for Place {
         // A test may have done it.
         let _ = self.host.shut_down(ShutdownReason::HostSignal);
     }
+}
+
+fn start(model: Model) -> Arc<Host> {
+    let config = Config {
+        workers: WorkersConfig {
+            count: 2,
+            spin: Duration::ZERO,
+            ..WorkersConfig::default()
+        },
+        queues: Some(1),
+        settings: Settings::default(),
+    };
+    Host::start(config, model).unwrap()
 }
 
 fn parse<'a>(directory: &TempDir, line: &'a str) -> (&'a str, Options) {
