@@ -43,13 +43,22 @@ pub struct Lines {
 
 impl Lines {
     /// As many as a disk on a file has; those that are added later are left out.
-    const MOST: usize = 24;
+    const MOST: usize = 14;
     const LINE: usize = 64;
 
     /// Adds the lines in which `value` lies.
     pub fn add<T>(&mut self, value: &T) {
         let start = std::ptr::from_ref(value).addr();
-        let end = start + size_of::<T>().max(1);
+        self.add_range(start, start + size_of::<T>().max(1));
+    }
+
+    /// Adds the line in which `value` begins, for one that is made so that no more of it is looked at.
+    pub fn add_first<T>(&mut self, value: &T) {
+        let start = std::ptr::from_ref(value).addr();
+        self.add_range(start, start + 1);
+    }
+
+    fn add_range(&mut self, start: usize, end: usize) {
         for address in (start & !(Lines::LINE - 1)..end).step_by(Lines::LINE) {
             let known = self.addresses.iter().take(self.count);
             if known.copied().any(|other| other == address) {

@@ -83,14 +83,16 @@ pub enum Look {
 /// states of its target port groups, the line of those who want to be alone, the changeable bits of the control mode
 /// page.
 #[derive(Debug)]
+#[repr(C)]
 pub struct LuState {
+    /// With what follows, what READ and WRITE look at.
     epoch: AtomicU64,
+    software_write_protect: AtomicBool,
+    descriptor_sense: AtomicBool,
+    task_rules: AtomicU8,
     shared: Mutex<Shared>,
     /// Where reservations are saved.
     pub(crate) keeper: OnceLock<Keeper>,
-    descriptor_sense: AtomicBool,
-    software_write_protect: AtomicBool,
-    task_rules: AtomicU8,
 }
 
 /// What is read and changed under the lock.

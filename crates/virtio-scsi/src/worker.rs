@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -166,7 +167,7 @@ pub(crate) struct Attach {
 /// A controller as one worker knows it.
 pub(crate) struct Port {
     pub nexus: NexusId,
-    pub units: LunMap<Rc<LocalUnit>>,
+    pub units: LunMap<Addressed>,
     pub sizes: Sizes,
     /// Commands that a unit takes at a time from the rings of one worker (VS-008).
     pub task_set_limit: usize,
@@ -177,30 +178,56 @@ pub(crate) struct Port {
     events_missed: bool,
 }
 
-/// A logical unit at its address, as one worker reaches it.
-pub(crate) struct LocalUnit {
-    pub nexus: NexusId,
-    pub target: u8,
-    pub lun: u16,
-    pub unit: Arc<dyn LogicalUnit>,
-    pub io: Option<Rc<dyn DataHandle>>,
-    pub seen: Seen,
-    /// Where its commands look.
+/// What is at an address. The lines are beside the unit and not in it, because they are to be known before it.
+#[repr(align(64))]
+pub(crate) struct Addressed {
+    unit: Rc<LocalUnit>,
     lines: Lines,
-    /// Set when it was detached: whoever still holds the unit, because it copies from or to it, keeps this up.
-    pub gone: OnceCell<Barrier>,
 }
 
-impl LocalUnit {
-    /// Whether it leads to this unit.
-    pub fn is(&self, unit: &Arc<dyn LogicalUnit>) -> bool {
-        Arc::as_ptr(&self.unit).addr() == Arc::as_ptr(unit).addr()
+impl Addressed {
+    fn new(unit: LocalUnit) -> Addressed {
+        let mut lines = Lines::default();
+        let unit = Rc::new(unit);
+        lines.add(&*unit);
+        unit.unit.lines(&mut lines);
+        unit.io.iter().for_each(|io| io.lines(&mut lines));
+        Addressed { unit, lines }
     }
 
     /// A command for it is about to be started.
     #[inline]
     pub fn expect(&self) {
         self.lines.expect();
+    }
+}
+
+impl Deref for Addressed {
+    type Target = Rc<LocalUnit>;
+
+    #[inline]
+    fn deref(&self) -> &Rc<LocalUnit> {
+        &self.unit
+    }
+}
+
+/// A logical unit at its address, as one worker reaches it. What every command looks at comes first.
+#[repr(C)]
+pub(crate) struct LocalUnit {
+    pub unit: Arc<dyn LogicalUnit>,
+    pub io: Option<Rc<dyn DataHandle>>,
+    pub seen: Seen,
+    /// Set when it was detached: whoever still holds the unit, because it copies from or to it, keeps this up.
+    pub gone: OnceCell<Barrier>,
+    pub nexus: NexusId,
+    pub target: u8,
+    pub lun: u16,
+}
+
+impl LocalUnit {
+    /// Whether it leads to this unit.
+    pub fn is(&self, unit: &Arc<dyn LogicalUnit>) -> bool {
+        Arc::as_ptr(&self.unit).addr() == Arc::as_ptr(unit).addr()
     }
 
     /// Where the driver finds it.
@@ -287,11 +314,7 @@ impl Worker {
         let io = image
             .map(|image| image.open(&self.bench.reactor))
             .transpose()?;
-        let mut lines = Lines::default();
-        attach.unit.lines(&mut lines);
-        io.iter().for_each(|io| io.lines(&mut lines));
         Ok(LocalUnit {
-            lines,
             nexus: attach.nexus,
             target: attach.target,
             lun: attach.lun,
@@ -305,7 +328,9 @@ impl Worker {
     fn put(&mut self, unit: LocalUnit) {
         if let Some(port) = self.ports.get_mut(&unit.nexus) {
             // The controller has seen to it that the address is free.
-            let _: Result<(), _> = port.units.insert(unit.target, unit.lun, Rc::new(unit));
+            let _: Result<(), _> = port
+                .units
+                .insert(unit.target, unit.lun, Addressed::new(unit));
         }
     }
 

@@ -72,20 +72,24 @@ pub struct Activities {
 #[derive(Debug, Default)]
 pub(super) struct Account {
     kinds: [Counts; 4],
-    /// When an operation ended last.
-    last: AtomicU64,
 }
 
+/// Those of one kind of operation, in one cache line.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 struct Counts {
     operations: AtomicU64,
     bytes: AtomicU64,
     nanoseconds: AtomicU64,
     failed: AtomicU64,
     invalid: AtomicU64,
+    /// When one ended last.
+    last: AtomicU64,
     /// Only for kinds that there are.
     classes: OnceLock<Box<Classes>>,
 }
+
+const _: () = assert!(size_of::<Counts>() == 64);
 
 impl Account {
     #[inline]
@@ -101,9 +105,7 @@ impl Account {
 
     /// Adds where that is in memory which each read looks at.
     pub fn lines(&self, lines: &mut Lines) {
-        let counts = self.kind(Kind::Read);
-        lines.add(counts);
-        lines.add(&self.last);
+        lines.add_first(self.kind(Kind::Read));
     }
 
     /// An operation has succeeded.
@@ -112,7 +114,7 @@ impl Account {
         let counts = self.kind(kind);
         add(&counts.operations, 1);
         add(&counts.bytes, bytes);
-        self.took(counts, ns, now);
+        counts.took(ns, now);
     }
 
     #[cold]
@@ -120,22 +122,16 @@ impl Account {
         let counts = self.kind(kind);
         if error.is_host_failure() {
             add(&counts.failed, 1);
-            self.took(counts, ns, now);
+            counts.took(ns, now);
         } else if *error != Error::Cancelled {
             add(&counts.invalid, 1);
         }
     }
 
-    #[inline]
-    fn took(&self, counts: &Counts, ns: u64, now: u64) {
-        add(&counts.nanoseconds, ns);
-        counts.classes.get_or_init(Box::default).count(ns);
-        self.last.store(now, Ordering::Relaxed);
-    }
-
     pub fn collect(self, now: u64) -> Activities {
+        let ends = self.kinds.iter().map(|c| c.last.load(Ordering::Relaxed));
+        let last = ends.max().unwrap_or_default();
         let [reads, writes, flushes, discards] = self.kinds.map(Counts::collect);
-        let last = self.last.into_inner();
         Activities {
             reads,
             writes,
@@ -155,9 +151,9 @@ impl Counters for Account {
             if let Some(classes) = counts.classes.get() {
                 sum.classes.get_or_init(Box::default).absorb(classes);
             }
+            let last = counts.last.load(Ordering::Relaxed);
+            sum.last.fetch_max(last, Ordering::Relaxed);
         }
-        let last = other.last.load(Ordering::Relaxed);
-        self.last.fetch_max(last, Ordering::Relaxed);
     }
 }
 
@@ -169,6 +165,13 @@ impl Counts {
         |c| &c.failed,
         |c| &c.invalid,
     ];
+
+    #[inline]
+    fn took(&self, ns: u64, now: u64) {
+        add(&self.nanoseconds, ns);
+        self.classes.get_or_init(Box::default).count(ns);
+        self.last.store(now, Ordering::Relaxed);
+    }
 
     fn collect(self) -> Activity {
         Activity {

@@ -14,7 +14,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -172,22 +172,21 @@ impl Filter for Backend {
 
     fn over(&self, below: Rc<dyn DataHandle>, reactor: &Handle) -> Rc<dyn DataHandle> {
         self.shared.state().ended = false;
-        Rc::new(BackendHandle(Rc::new(Keeper {
-            io: RefCell::new(Rc::clone(&below)),
-            image: below,
-            throttle: RefCell::default(),
-            reactor: reactor.clone(),
+        Rc::new_cyclic(|me| BackendHandle {
+            is_plain: Cell::new(true),
+            seen: Cell::new(UNKNOWN),
             shared: Arc::clone(&self.shared),
-            seen: Cell::new(None),
             account: self.accounts.open(),
+            image: below,
+            reactor: reactor.clone(),
+            me: Weak::clone(me),
+            throttle: RefCell::default(),
             histograms: RefCell::default(),
-            has_histograms: Cell::new(false),
             kept: Parked::default(),
             order: RefCell::default(),
             is_waiting: Cell::new(false),
-            impatient: Cell::new(0),
             cancelled: RefCell::default(),
-        })))
+        })
     }
 
     /// What is kept is tried a last time; until the image is opened again, failures are reported. What waits for a limit
@@ -268,31 +267,39 @@ impl Shared {
     }
 }
 
-struct BackendHandle(Rc<Keeper>);
+/// An epoch that has never been, for handles that have to look again anyway.
+const UNKNOWN: u64 = u64::MAX;
 
 /// One reactor's part of a backend, and the operations that are kept there.
-struct Keeper {
-    /// What operations are given to: the throttle, or the image.
-    io: RefCell<Rc<dyn DataHandle>>,
-    image: Rc<dyn DataHandle>,
-    throttle: RefCell<Option<Rc<ThrottleHandle>>>,
-    reactor: Handle,
+///
+/// What every operation looks at comes first, in one cache line: with thousands of disks, each of them is in no cache.
+#[repr(C, align(64))]
+struct BackendHandle {
+    /// Nothing but the image has to do with an operation: no limit is in its way, no histogram wants to hear of it, and it
+    /// may be kept when it fails.
+    is_plain: Cell<bool>,
+    /// The epoch of what is known here, or [`UNKNOWN`].
+    seen: Cell<u64>,
     shared: Arc<Shared>,
-    /// The epoch of what is known here; `None` if it has to be looked at again anyway.
-    seen: Cell<Option<u64>>,
     account: Arc<Account>,
+    image: Rc<dyn DataHandle>,
+    reactor: Handle,
+    /// For the task that waits for the stop to end.
+    me: Weak<BackendHandle>,
+    /// What operations are given to instead of the image, while there is a limit.
+    throttle: RefCell<Option<Rc<ThrottleHandle>>>,
     histograms: RefCell<Histograms>,
-    has_histograms: Cell<bool>,
     kept: Parked<Kept>,
     /// Those of them that wait, as they came.
     order: RefCell<VecDeque<Token>>,
     /// A task waits for the stop to end.
     is_waiting: Cell<bool>,
-    /// How many are in `cancelled`, looked at on the way of every operation.
-    impatient: Cell<usize>,
     /// Operations below that must not be kept when they fail.
     cancelled: RefCell<HashMap<Token, Cancel>>,
 }
+
+/// What an operation looks at.
+const _: () = assert!(std::mem::offset_of!(BackendHandle, me) <= 64);
 
 /// What becomes of an operation that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,84 +315,99 @@ enum Kept {
 impl DataHandle for BackendHandle {
     #[inline]
     fn start(&self, op: &mut Op, token: Token) -> Progress {
-        op.begun = self.0.reactor.now();
-        Keeper::start(&self.0, op, token)
+        op.begun = self.reactor.now();
+        self.begin(op, token)
     }
 
     #[inline]
     fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress {
-        let this = &self.0;
-        match this.kept.take(token) {
+        match self.kept.take(token) {
             None => {
-                let progress = this.io.borrow().resume(op, token, result);
-                Keeper::settle(this, progress, op, token)
+                let progress = match self.throttle() {
+                    None => self.image.resume(op, token, result),
+                    Some(throttle) => throttle.resume(op, token, result),
+                };
+                self.settle(progress, op, token)
             }
             Some(Kept::Ends) => Progress::Done(Err(Error::Cancelled)),
-            Some(Kept::Waits | Kept::Again) => Keeper::start(this, op, token),
+            Some(Kept::Waits | Kept::Again) => self.begin(op, token),
         }
     }
 
     fn cancel(&self, token: Token, why: Cancel) {
-        let keeper = &self.0;
-        let was = keeper
+        let was = self
             .kept
             .change(token, |kept| std::mem::replace(kept, Kept::Ends));
         match was {
             Some(Kept::Waits) => {
-                keeper.order.borrow_mut().retain(|other| *other != token);
-                keeper.reactor.deliver(token, 0);
+                self.order.borrow_mut().retain(|other| *other != token);
+                self.reactor.deliver(token, 0);
             }
             Some(Kept::Again | Kept::Ends) => {}
             None => {
-                let mut cancelled = keeper.cancelled.borrow_mut();
-                cancelled.insert(token, why);
-                keeper.impatient.set(cancelled.len());
-                drop(cancelled);
-                keeper.io.borrow().cancel(token, why);
+                self.cancelled.borrow_mut().insert(token, why);
+                self.classify();
+                match self.throttle() {
+                    None => self.image.cancel(token, why),
+                    Some(throttle) => throttle.cancel(token, why),
+                }
             }
         }
     }
 
     fn lines(&self, lines: &mut Lines) {
-        let keeper = &*self.0;
-        lines.add(self);
-        lines.add(&keeper.shared.epoch);
-        lines.add(&keeper.io);
-        lines.add(&keeper.seen);
-        lines.add(&keeper.kept);
-        lines.add(&keeper.impatient);
-        lines.add(&keeper.has_histograms);
-        keeper.account.lines(lines);
-        keeper.image.lines(lines);
+        lines.add_first(self);
+        lines.add(&self.shared.epoch);
+        self.account.lines(lines);
+        self.image.lines(lines);
     }
 
     fn allocation(&self, offset: u64, len: u64) -> AllocationQuery {
-        self.0.image.allocation(offset, len)
+        self.image.allocation(offset, len)
     }
 }
 
-impl Keeper {
+impl BackendHandle {
     #[inline]
-    fn start(this: &Rc<Keeper>, op: &mut Op, token: Token) -> Progress {
-        let epoch = this.shared.epoch.load(Ordering::Acquire);
-        if this.seen.get() != Some(epoch) && !this.look(epoch) {
-            return Keeper::keep(this, op, token);
+    fn begin(&self, op: &mut Op, token: Token) -> Progress {
+        let epoch = self.shared.epoch.load(Ordering::Acquire);
+        if self.seen.get() != epoch && !self.look(epoch) {
+            return self.keep(op, token);
         }
         op.epoch = epoch;
-        let progress = this.io.borrow().start(op, token);
-        Keeper::settle(this, progress, op, token)
+        let progress = match self.throttle() {
+            None => self.image.start(op, token),
+            Some(throttle) => throttle.start(op, token),
+        };
+        self.settle(progress, op, token)
     }
 
     #[inline]
-    fn settle(this: &Rc<Keeper>, progress: Progress, op: &mut Op, token: Token) -> Progress {
+    fn settle(&self, progress: Progress, op: &mut Op, token: Token) -> Progress {
         match progress {
-            Progress::Done(Ok(())) if this.impatient.get() == 0 => {
-                this.succeeded(op);
+            Progress::Done(Ok(())) if self.is_plain.get() => {
+                self.succeeded(op);
                 Progress::Done(Ok(()))
             }
-            Progress::Done(result) => Keeper::judge(this, result, op, token),
+            Progress::Done(result) => self.judge(result, op, token),
             Progress::Pending => Progress::Pending,
         }
+    }
+
+    #[inline]
+    fn throttle(&self) -> Option<Rc<ThrottleHandle>> {
+        match self.is_plain.get() {
+            true => None,
+            false => self.throttle.borrow().clone(),
+        }
+    }
+
+    /// Finds out whether operations are plain from now on.
+    fn classify(&self) {
+        let is_plain = self.throttle.borrow().is_none()
+            && self.histograms.borrow().is_empty()
+            && self.cancelled.borrow().is_empty();
+        self.is_plain.set(is_plain);
     }
 
     /// Learns of what has changed. Whether the device runs.
@@ -393,7 +415,6 @@ impl Keeper {
     fn look(&self, epoch: u64) -> bool {
         let state = self.shared.state();
         let running = !state.stopped;
-        self.has_histograms.set(!state.histograms.is_empty());
         self.histograms.replace(state.histograms.clone());
         drop(state);
         let limited = self.shared.membership.group().is_some();
@@ -402,19 +423,17 @@ impl Keeper {
         match &*throttle {
             None if limited => {
                 let (image, membership) = (Rc::clone(&self.image), &self.shared.membership);
-                let new = Rc::new(ThrottleHandle::new(image, &self.reactor, membership, None));
-                self.io.replace(Rc::clone(&new) as Rc<dyn DataHandle>);
-                *throttle = Some(new);
+                let new = ThrottleHandle::new(image, &self.reactor, membership, None);
+                *throttle = Some(Rc::new(new));
             }
-            Some(old) if !limited && old.is_empty() => {
-                self.io.replace(Rc::clone(&self.image));
-                *throttle = None;
-            }
+            Some(old) if !limited && old.is_empty() => *throttle = None,
             // What it holds is on its way through it.
             Some(_) if !limited => settled = false,
             _ => {}
         }
-        self.seen.set(settled.then_some(epoch));
+        drop(throttle);
+        self.classify();
+        self.seen.set(if settled { epoch } else { UNKNOWN });
         running
     }
 
@@ -424,7 +443,7 @@ impl Keeper {
         let (kind, now) = (Kind::of(asked.kind), self.reactor.now());
         let ns = now.saturating_sub(op.begun);
         self.account.succeeded(kind, asked.len, ns, now);
-        if self.has_histograms.get() {
+        if !self.is_plain.get() {
             self.histograms.borrow().count(kind, ns);
         }
     }
@@ -439,54 +458,63 @@ impl Keeper {
 
     /// An operation is over, and may have failed.
     #[cold]
-    fn judge(this: &Rc<Keeper>, result: Result<(), Error>, op: &mut Op, token: Token) -> Progress {
-        let mut cancelled = this.cancelled.borrow_mut();
-        let why = cancelled.remove(&token);
-        this.impatient.set(cancelled.len());
-        drop(cancelled);
+    fn judge(&self, result: Result<(), Error>, op: &mut Op, token: Token) -> Progress {
+        let why = self.impatience(token);
         let error = match result {
             Ok(()) => {
-                this.succeeded(op);
+                self.succeeded(op);
                 return Progress::Done(Ok(()));
             }
             Err(error) => error,
         };
         if !error.is_host_failure() || why == Some(Cancel::Abandoned) {
-            return this.failed(op, error);
+            return self.failed(op, error);
         }
-        match this.shared.decide(op.kind, op.epoch, &error) {
-            Some(Action::Report) => this.failed(op, error),
+        match self.shared.decide(op.kind, op.epoch, &error) {
+            Some(Action::Report) => self.failed(op, error),
             Some(Action::Ignore) => {
                 // The guest is told that all is well, and everybody else what was not.
-                let _: Progress = this.failed(op, error);
+                let _: Progress = self.failed(op, error);
                 Progress::Done(Ok(()))
             }
             // Its initiator is asked to send it again, and then it can wait.
-            Some(Action::Stop) | None if why.is_some() => this.failed(op, Error::Cancelled),
-            Some(Action::Stop) => Keeper::keep(this, op, token),
+            Some(Action::Stop) | None if why.is_some() => self.failed(op, Error::Cancelled),
+            Some(Action::Stop) => self.keep(op, token),
             None => {
                 op.rewind();
-                this.kept.insert(token, Kept::Again);
-                this.reactor.deliver(token, 0);
+                self.kept.insert(token, Kept::Again);
+                self.reactor.deliver(token, 0);
                 Progress::Pending
             }
         }
     }
 
+    /// An operation is over: why it must not be kept, if so.
+    fn impatience(&self, token: Token) -> Option<Cancel> {
+        let mut cancelled = self.cancelled.borrow_mut();
+        if cancelled.is_empty() {
+            return None;
+        }
+        let why = cancelled.remove(&token);
+        drop(cancelled);
+        self.classify();
+        why
+    }
+
     /// Lets an operation wait until the stop ends.
     #[cold]
-    fn keep(this: &Rc<Keeper>, op: &mut Op, token: Token) -> Progress {
+    fn keep(&self, op: &mut Op, token: Token) -> Progress {
         op.rewind();
-        this.kept.insert(token, Kept::Waits);
-        this.order.borrow_mut().push_back(token);
-        if !this.is_waiting.replace(true) {
-            let (shared, keeper) = (Arc::clone(&this.shared), Rc::downgrade(this));
-            this.reactor.spawn(async move {
+        self.kept.insert(token, Kept::Waits);
+        self.order.borrow_mut().push_back(token);
+        if !self.is_waiting.replace(true) {
+            let (shared, me) = (Arc::clone(&self.shared), Weak::clone(&self.me));
+            self.reactor.spawn(async move {
                 poll_fn(|context| shared.poll_running(context)).await;
                 // It is gone if its operations were cancelled, and then its device detached.
-                if let Some(keeper) = keeper.upgrade() {
-                    keeper.is_waiting.set(false);
-                    keeper.release();
+                if let Some(handle) = me.upgrade() {
+                    handle.is_waiting.set(false);
+                    handle.release();
                 }
             });
         }

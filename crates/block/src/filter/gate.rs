@@ -133,21 +133,25 @@ impl Stats {
     }
 }
 
-/// The counters of one data handle.
+/// The counters of one data handle: those of reads and writes in a cache line, then those of everything else.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 struct Counts {
     reads: AtomicU64,
     read_bytes: AtomicU64,
     writes: AtomicU64,
     written_bytes: AtomicU64,
+    highest: AtomicU64,
+    inline: AtomicU64,
     flushes: AtomicU64,
     discards: AtomicU64,
     errors: AtomicU64,
     bounces: AtomicU64,
-    highest: AtomicU64,
-    inline: AtomicU64,
     inline_misses: AtomicU64,
 }
+
+/// What a read or a write counts.
+const _: () = assert!(std::mem::offset_of!(Counts, flushes) <= 64);
 
 impl Counters for Counts {
     fn absorb(&self, other: &Counts) {
@@ -226,8 +230,7 @@ impl Gate {
     /// Adds where that is in memory which each operation looks at.
     pub fn lines(&self, lines: &mut Lines) {
         lines.add(self);
-        lines.add(&self.counts.reads);
-        lines.add(&self.counts.written_bytes);
+        lines.add_first(&*self.counts);
     }
 
     /// Counts and filters `op`. `Some` when it is over already.

@@ -53,7 +53,7 @@ impl Surroundings for Around<'_> {
                 visit(Reached {
                     unit: &local.unit,
                     io,
-                    attached: local.clone(),
+                    attached: Rc::<LocalUnit>::clone(local),
                 });
             }
         }
@@ -105,7 +105,7 @@ impl Slot {
         };
         let target = address.target();
         self.unit = match address {
-            Address::Unit { target, lun } => port.units.get(target, lun).cloned(),
+            Address::Unit { target, lun } => port.units.get(target, lun).map(|at| Rc::clone(at)),
             Address::ReportLuns { .. } => None,
         };
         match &self.unit {
