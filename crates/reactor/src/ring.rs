@@ -14,13 +14,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::sync::LazyLock;
+
 use std::task::{Poll, Waker};
-use std::time::Instant;
 
 use io_uring::types::{Fd, FsyncFlags, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use lunar_sgl::Sgl;
+use rustix::time::{ClockId, clock_gettime};
 use slab::Slab;
 
 use crate::inline::{Allowance, carry_out};
@@ -199,8 +199,8 @@ struct Awaited {
 
 /// Nanoseconds since some moment before, the same for all threads. Never 0.
 pub fn clock() -> u64 {
-    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(BEGUN.elapsed().as_nanos()).map_or(u64::MAX, |ns| ns.max(1))
+    let now = clock_gettime(ClockId::Monotonic);
+    (now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()).max(1)
 }
 
 pub(crate) struct Ring {

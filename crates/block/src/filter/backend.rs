@@ -321,17 +321,14 @@ impl DataHandle for BackendHandle {
 
     #[inline]
     fn resume(&self, op: &mut Op, token: Token, result: i32) -> Progress {
-        match self.kept.take(token) {
-            None => {
-                let progress = match self.throttle() {
-                    None => self.image.resume(op, token, result),
-                    Some(throttle) => throttle.resume(op, token, result),
-                };
-                self.settle(progress, op, token)
-            }
-            Some(Kept::Ends) => Progress::Done(Err(Error::Cancelled)),
-            Some(Kept::Waits | Kept::Again) => self.begin(op, token),
+        if let Some(kept) = self.kept.take(token) {
+            return self.go_on(kept, op, token);
         }
+        let progress = match self.is_plain.get() {
+            true => self.image.resume(op, token, result),
+            false => self.below().resume(op, token, result),
+        };
+        self.settle(progress, op, token)
     }
 
     fn cancel(&self, token: Token, why: Cancel) {
@@ -347,10 +344,7 @@ impl DataHandle for BackendHandle {
             None => {
                 self.cancelled.borrow_mut().insert(token, why);
                 self.classify();
-                match self.throttle() {
-                    None => self.image.cancel(token, why),
-                    Some(throttle) => throttle.cancel(token, why),
-                }
+                self.below().cancel(token, why);
             }
         }
     }
@@ -375,9 +369,9 @@ impl BackendHandle {
             return self.keep(op, token);
         }
         op.epoch = epoch;
-        let progress = match self.throttle() {
-            None => self.image.start(op, token),
-            Some(throttle) => throttle.start(op, token),
+        let progress = match self.is_plain.get() {
+            true => self.image.start(op, token),
+            false => self.below().start(op, token),
         };
         self.settle(progress, op, token)
     }
@@ -394,11 +388,21 @@ impl BackendHandle {
         }
     }
 
-    #[inline]
-    fn throttle(&self) -> Option<Rc<ThrottleHandle>> {
-        match self.is_plain.get() {
-            true => None,
-            false => self.throttle.borrow().clone(),
+    /// What was kept need not wait any longer.
+    #[cold]
+    fn go_on(&self, kept: Kept, op: &mut Op, token: Token) -> Progress {
+        match kept {
+            Kept::Ends => Progress::Done(Err(Error::Cancelled)),
+            Kept::Waits | Kept::Again => self.begin(op, token),
+        }
+    }
+
+    /// What operations are given to, if it need not be the image.
+    #[cold]
+    fn below(&self) -> Rc<dyn DataHandle> {
+        match &*self.throttle.borrow() {
+            Some(throttle) => Rc::clone(throttle) as Rc<dyn DataHandle>,
+            None => Rc::clone(&self.image),
         }
     }
 

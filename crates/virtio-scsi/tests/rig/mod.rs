@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
-use lunar_block::Image;
+use lunar_block::{Backend, ErrorRules, Image};
 use lunar_devices::{Disk, DiskConfig};
 use lunar_virtio_scsi::{Controller, ControllerConfig, Features, LocalWorker, RingSetup, Workers};
 use lunar_virtqueue::{
@@ -316,10 +316,12 @@ impl Rig {
     }
 }
 
+/// A disk as hosts make them.
 fn disk(lun: u16, image: &Arc<dyn Image>) -> Arc<Disk> {
     let config = DiskConfig {
         identity: format!("disk{lun}"),
         ..DiskConfig::default()
     };
-    Disk::new(config, Arc::clone(image)).unwrap()
+    let backend = Backend::new(Arc::clone(image), ErrorRules::default(), |_| {});
+    Disk::new(config, backend).unwrap()
 }
