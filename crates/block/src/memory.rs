@@ -1,13 +1,18 @@
 //! `memory`: a RAM disk, shared by all reactors and gone with the process.
 //!
 //! The bytes live in one anonymous mapping that the kernel fills page by page, so a disk costs what was written to it.
-//! All operations are copies and complete at once. Two reactors may touch the same bytes together: they then race as
-//! two queues of a real disk do, each byte being old or new.
+//! All operations are copies. Two reactors may touch the same bytes together: they then race as two queues of a real disk
+//! do, each byte being old or new.
+//!
+//! What a small disk holds is in the processor's caches, and operations complete at once. On a large one everything is far
+//! away, so operations of one turn of the loop are begun before the first ends: reads have asked for what they will copy, and writes,
+//! which go past the caches ([`lunar_sgl::stream`]), wait together until their bytes are there.
 #![allow(
     unsafe_code,
     reason = "the disk is one mapping that all reactors copy from and to without a lock"
 )]
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -16,8 +21,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use lunar_reactor::{Handle, Token};
-use lunar_sgl::Sgl;
-use lunar_sgl::prefetch::Lines;
+use lunar_sgl::prefetch::{self, Lines};
+use lunar_sgl::{Sgl, stream};
 use rustix::mm;
 
 use crate::filter::{Gate, Ledger, Policy};
@@ -58,9 +63,11 @@ impl Image for Memory {
         }
     }
 
-    fn open(&self, _reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
+    fn open(&self, reactor: &Handle) -> Result<Rc<dyn DataHandle>, Error> {
         Ok(Rc::new(MemoryHandle {
             pages: Arc::clone(&self.pages),
+            reactor: reactor.clone(),
+            streaming: Cell::new(false),
             gate: self.ledger.gate(self.policy),
         }))
     }
@@ -85,14 +92,47 @@ impl Image for Memory {
 
 struct MemoryHandle {
     pages: Arc<Pages>,
+    reactor: Handle,
+    /// Bytes have been written that other processors may not see yet.
+    streaming: Cell<bool>,
     gate: Gate,
 }
 
+impl MemoryHandle {
+    /// Begins a read or a write on a large disk; it ends when others of this turn have begun.
+    fn begin(&self, op: &Op, token: Token) -> Result<(), Error> {
+        if op.kind == OpKind::Read {
+            self.pages.expect(op.offset, op.data.len())?;
+        } else {
+            self.pages.stream(op.offset, op.data)?;
+            self.streaming.set(true);
+        }
+        self.reactor.deliver(token, 0);
+        Ok(())
+    }
+
+    /// Before anybody hears that a write is over: they may look for its bytes from another processor, and the store that
+    /// tells them is in no order with these without a fence. The first of several that have begun waits for those of all.
+    #[inline]
+    fn settle(&self) {
+        if self.streaming.take() {
+            stream::fence();
+        }
+    }
+}
+
 impl DataHandle for MemoryHandle {
-    fn start(&self, op: &mut Op, _token: Token) -> Progress {
+    fn start(&self, op: &mut Op, token: Token) -> Progress {
         if let Some(over) = self.gate.admit(op) {
             return over;
         }
+        if self.pages.is_large() && matches!(op.kind, OpKind::Read | OpKind::Write { .. }) {
+            return match self.begin(op, token) {
+                Ok(()) => Progress::Pending,
+                Err(error) => self.gate.done(Err(error)),
+            };
+        }
+        self.settle();
         self.gate.done(match op.kind {
             OpKind::Read => self.pages.read(op.offset, op.data),
             OpKind::Write { .. } => self.pages.write(op.offset, op.data),
@@ -102,9 +142,13 @@ impl DataHandle for MemoryHandle {
         })
     }
 
-    fn resume(&self, _op: &mut Op, _token: Token, _result: i32) -> Progress {
-        // `start` never waits, so there is nothing that could be resumed.
-        self.gate.done(Err(Error::Unsupported))
+    fn resume(&self, op: &mut Op, _token: Token, _result: i32) -> Progress {
+        self.settle();
+        self.gate.done(match op.kind {
+            OpKind::Read => self.pages.read(op.offset, op.data),
+            // It is there.
+            _ => Ok(()),
+        })
     }
 
     fn lines(&self, lines: &mut Lines) {
@@ -127,6 +171,12 @@ struct Pages {
     map: Option<File>,
 }
 
+/// Bytes of a disk up to which it is taken to be in the caches.
+const LARGE: usize = 32 << 20;
+/// Bytes that are asked for in advance.
+const EXPECTED: usize = 512;
+/// Bytes that come together.
+const LINE: usize = 64;
 /// An entry of the page map: the page is in memory, or swapped out.
 const EXISTS: u64 = 3 << 62;
 /// Pages that one look at the map covers.
@@ -186,6 +236,30 @@ impl Pages {
             unsafe { std::ptr::copy(from, s.iov_base.cast(), s.iov_len) };
             from = from.wrapping_add(s.iov_len);
         }
+        Ok(())
+    }
+
+    /// Whether it is more than a processor's caches hold for long.
+    #[inline]
+    fn is_large(&self) -> bool {
+        self.len > LARGE
+    }
+
+    /// Asks for the first bytes of what will be read. Those that follow are asked for by the processor itself; all at once
+    /// would only keep it from going on meanwhile.
+    fn expect(&self, offset: u64, len: usize) -> Result<(), Error> {
+        let from = self.at(offset, len)?;
+        for line in (0..len.min(EXPECTED)).step_by(LINE) {
+            prefetch::to_read(from.wrapping_add(line));
+        }
+        Ok(())
+    }
+
+    /// Writes past the caches: `stream::fence` has to follow.
+    fn stream(&self, offset: u64, data: Sgl) -> Result<(), Error> {
+        let to = self.at(offset, data.len())?;
+        // SAFETY: `at` has found the bytes inside the mapping, to which there are no references.
+        unsafe { data.stream_to(to) };
         Ok(())
     }
 

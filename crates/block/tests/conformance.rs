@@ -55,6 +55,14 @@ fn memory_conforms() {
     }
 }
 
+#[test]
+fn memory_that_no_cache_holds_conforms() {
+    let options = NodeOptions::default();
+    let size = (32 << 20) + SIZE;
+    let image = open_node(Driver::Memory { size }, &options).unwrap();
+    conforms(&reactors(), &image, 3).unwrap();
+}
+
 fn files_conform_in(dir: &Path, direct: bool) {
     for options in option_sets() {
         let options = NodeOptions { direct, ..options };

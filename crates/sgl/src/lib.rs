@@ -23,6 +23,7 @@
 )]
 
 pub mod prefetch;
+pub mod stream;
 
 use std::marker::PhantomData;
 use std::sync::atomic::{Ordering, compiler_fence};
