@@ -1,12 +1,6 @@
 //! An image knows where it has data, and how much space that takes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test fails by panicking, and its patterns are cut to bytes"
-)]
+#![cfg(test)]
+#![allow(clippy::cast_possible_truncation, reason = "patterns are cut to bytes")]
 
 mod support;
 

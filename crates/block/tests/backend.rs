@@ -1,12 +1,6 @@
 //! What a device has beneath it: failures are dealt with, limits come and go, and what is done is counted.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test fails by panicking, and its patterns are cut to bytes"
-)]
+#![cfg(test)]
+#![allow(clippy::cast_possible_truncation, reason = "patterns are cut to bytes")]
 
 mod support;
 

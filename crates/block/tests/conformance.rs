@@ -1,12 +1,6 @@
 //! One suite for every kind of image, every cache mode and two kinds of file system; and the proof that it notices.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test fails by panicking, and its patterns are cut to bytes"
-)]
+#![cfg(test)]
+#![allow(clippy::cast_possible_truncation, reason = "patterns are cut to bytes")]
 
 mod support;
 

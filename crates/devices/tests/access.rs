@@ -1,8 +1,7 @@
 //! Asymmetric logical unit access: what each access state lets through, and how initiators change it.
+#![cfg(test)]
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
     reason = "the lengths of these tests are small"
 )]
 

@@ -1,7 +1,7 @@
 //! COMPARE AND WRITE, ORWRITE and WRITE ATOMIC: what they do, and that they ask for their blocks alone.
+#![cfg(test)]
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::unwrap_used,
     reason = "patterns are made of low bytes"
 )]
 

@@ -1,9 +1,8 @@
 //! What nobody should send: every command of the table with reserved bits, ranges at and across the end, lengths of nothing
 //! and of everything, and buffers that are too short. Each is answered, and the medium is what the model says.
+#![cfg(test)]
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
     reason = "the numbers of these tests are small"
 )]
 

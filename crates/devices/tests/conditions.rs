@@ -1,9 +1,7 @@
 //! FORMAT UNIT, SANITIZE, power conditions, logs, diagnostics, and what outlives a restart.
+#![cfg(test)]
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
     reason = "the lengths of these tests are small"
 )]
 

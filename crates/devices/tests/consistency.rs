@@ -1,8 +1,7 @@
 //! What a disk says of itself in one place agrees with what it says in others, and with what it does.
+#![cfg(test)]
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
     reason = "the lengths of these tests are small"
 )]
 

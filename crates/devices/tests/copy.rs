@@ -1,8 +1,7 @@
 //! EXTENDED COPY between disks, and RECEIVE COPY RESULTS.
+#![cfg(test)]
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
     reason = "the numbers of a test are small"
 )]
 

@@ -1,9 +1,5 @@
 //! GET LBA STATUS: the image's allocation in the initiator's words.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
+#![cfg(test)]
 
 mod support;
 

@@ -1,8 +1,7 @@
 //! Mode pages: the four kinds of values of every page agree with each other, and with what MODE SELECT takes.
+#![cfg(test)]
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
     reason = "the lengths of these tests are small"
 )]
 

@@ -1,5 +1,5 @@
 //! Any sequence of commands changes the medium exactly as a model of a few lines says, and nothing else does.
-#![allow(clippy::unwrap_used, reason = "the numbers of these tests are small")]
+#![cfg(test)]
 
 #[path = "support/model.rs"]
 mod model;

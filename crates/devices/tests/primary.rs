@@ -1,7 +1,7 @@
 //! INQUIRY, mode pages, unit attentions, START STOP UNIT, and what answers where there is no disk.
+#![cfg(test)]
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::indexing_slicing,
     reason = "the lengths of these tests are small"
 )]
 

@@ -1,4 +1,5 @@
 //! Records beside an image, kept from a task.
+#![cfg(test)]
 
 mod support;
 

@@ -1,8 +1,7 @@
 //! Thin provisioning: initiators find out how full the host is, and have themselves told.
+#![cfg(test)]
 #![allow(
     clippy::cast_possible_truncation,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
     reason = "the lengths of these tests are small"
 )]
 

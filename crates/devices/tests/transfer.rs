@@ -1,5 +1,6 @@
 //! READ, WRITE, SYNCHRONIZE CACHE, READ CAPACITY, VERIFY, WRITE SAME, UNMAP: what reaches the image, and what the
 //! initiator hears.
+#![cfg(test)]
 #![allow(
     clippy::cast_possible_truncation,
     reason = "patterns are made of low bytes"

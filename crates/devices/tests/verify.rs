@@ -1,4 +1,5 @@
 //! WRITE AND VERIFY, PRE-FETCH, READ DEFECT DATA and the 32-byte forms of the block commands.
+#![cfg(test)]
 #![allow(
     clippy::cast_possible_truncation,
     reason = "patterns are made of low bytes"

@@ -1,11 +1,5 @@
 //! Trays open, media come and go, and guests see it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 mod support;
 

@@ -1,11 +1,5 @@
 //! Images of a running host grow and shrink, and guests hear of it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 mod support;
 

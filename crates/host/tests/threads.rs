@@ -1,11 +1,5 @@
 //! Threads that serve the controllers that name them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 mod support;
 

@@ -1,10 +1,5 @@
 //! Scans and loads, against a real server in the same process.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 use std::path::PathBuf;
 use std::sync::Arc;

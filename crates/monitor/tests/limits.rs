@@ -1,11 +1,5 @@
 //! Limits of rate, and what can be changed of nodes that are open.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 mod support;
 

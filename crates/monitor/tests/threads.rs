@@ -1,11 +1,5 @@
 //! Threads, and how controllers use them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 mod support;
 

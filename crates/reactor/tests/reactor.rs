@@ -1,10 +1,5 @@
 //! The reactor's behaviour, through its public interface.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "test helpers fail by panicking"
-)]
+#![cfg(test)]
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

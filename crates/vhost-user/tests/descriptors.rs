@@ -1,11 +1,5 @@
 //! No descriptor is kept that nobody needs. Alone in its process, because it counts them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 mod common;
 

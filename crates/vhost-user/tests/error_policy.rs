@@ -1,11 +1,5 @@
 //! Errors of the host as guests see them: with `stop`, as a delay that they can cut short.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};

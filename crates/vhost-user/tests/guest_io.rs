@@ -1,11 +1,5 @@
 //! Whole controllers with disks, driven over their sockets as guests drive them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;

@@ -1,11 +1,5 @@
 //! Requests that a front end should not send: each is refused, or ends the session, and the device hears of none.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 mod common;
 #[path = "common/talk.rs"]

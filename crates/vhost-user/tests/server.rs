@@ -1,11 +1,5 @@
 //! The server and its socket: whoever is at the other end, the server lives, answers the next one, and stops when told.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 mod common;
 

@@ -1,11 +1,5 @@
 //! The state rules of the protocol, one message after the other, against a device that notes what it is told.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 mod common;
 #[path = "common/talk.rs"]

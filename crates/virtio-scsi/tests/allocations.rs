@@ -1,9 +1,6 @@
 //! Once everything has its place, a READ or a WRITE allocates nothing.
+#![cfg(test)]
 #![allow(unsafe_code, reason = "an allocator is unsafe by its nature")]
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of a test: what fails is its verdict"
-)]
 
 mod rig;
 

@@ -1,9 +1,5 @@
 //! An idle guest costs nothing. A process of its own, because the measure is the process's CPU time.
-
-#![allow(
-    clippy::expect_used,
-    reason = "helpers of a test: a failed expectation is its verdict"
-)]
+#![cfg(test)]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,13 +1,7 @@
 //! The device's side against the `virtio-queue` crate: two guests do the same things, one is served by each; the chains
 //! that come out, what is written into the rings, and the decisions to interrupt must be the same.
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    missing_docs,
-    reason = "test values are small, and a failed expectation is the verdict"
-)]
+#![cfg(test)]
+#![allow(clippy::cast_possible_truncation, reason = "test values are small")]
 
 mod common;
 

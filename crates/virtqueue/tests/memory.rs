@@ -1,12 +1,6 @@
 //! The guest memory map.
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    missing_docs,
-    reason = "test values are small, and a failed expectation is the verdict"
-)]
+#![cfg(test)]
+#![allow(clippy::cast_possible_truncation, reason = "test values are small")]
 
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::AsFd;

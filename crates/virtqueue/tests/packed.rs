@@ -1,12 +1,7 @@
 //! The packed ring: what is in memory, byte for byte; both sides against a model of what they may know; and a driver
 //! that does what no driver may.
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    missing_docs,
-    reason = "test values are small, and a failed expectation is the verdict"
-)]
+#![cfg(test)]
+#![allow(clippy::cast_possible_truncation, reason = "test values are small")]
 
 mod common;
 

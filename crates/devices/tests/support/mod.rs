@@ -3,9 +3,6 @@
     unsafe_code,
     dead_code,
     clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
     reason = "describes the tests' own memory as scatter-gather lists; each test file uses a part; sizes are small"
 )]
 

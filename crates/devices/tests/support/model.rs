@@ -1,8 +1,4 @@
 //! What commands may do to the medium, said once more and as simply as possible.
-#![allow(
-    clippy::indexing_slicing,
-    reason = "a model that is asked about a command that cannot have ended with GOOD has found a mistake"
-)]
 
 /// The content of a disk whose unmapped blocks read as zeroes.
 pub struct Model {

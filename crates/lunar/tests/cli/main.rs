@@ -1,11 +1,5 @@
 //! The `lunar` program as its users and their scripts meet it: the real binary, its output, its exit status.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a failed expectation in a test is its verdict"
-)]
+#![cfg(test)]
 
 mod bad_input;
 mod bench;

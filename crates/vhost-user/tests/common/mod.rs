@@ -2,10 +2,6 @@
 #![allow(
     dead_code,
     missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
     reason = "shared by several test binaries, each of which uses a part"
 )]
 

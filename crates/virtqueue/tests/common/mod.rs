@@ -1,7 +1,5 @@
 //! A guest's memory with a ring in it.
 #![allow(
-    clippy::expect_used,
-    clippy::unwrap_used,
     dead_code,
     missing_docs,
     unsafe_code,
