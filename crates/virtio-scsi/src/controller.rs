@@ -1,9 +1,10 @@
 //! One virtio-scsi device, from the outside.
 //!
 //! What a controller is and what it has negotiated is here; its rings are in [`queues`], their way from one worker to
-//! another in [`moves`], and its logical units in [`units`].
+//! another in [`moves`], its logical units in [`units`], and what is said when storage lets it wait in [`patience`].
 
 mod moves;
+mod patience;
 mod queues;
 mod units;
 

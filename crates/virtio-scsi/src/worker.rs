@@ -65,6 +65,11 @@ pub(crate) enum Message {
         index: usize,
         reply: Reply<u32>,
     },
+    /// The addresses that a controller's commands in flight are for, one for each command.
+    InFlight {
+        nexus: NexusId,
+        reply: Reply<(u8, u16)>,
+    },
     /// Gives a ring away, to go on at another worker.
     Carry {
         nexus: NexusId,
@@ -529,6 +534,15 @@ impl App for Worker {
             } => {
                 if let Some(queue) = self.queue(nexus, index) {
                     queue.ring.stop(reply);
+                }
+            }
+            Message::InFlight { nexus, reply } => {
+                for queue in self.queues_of(nexus) {
+                    if let Role::Request(requests) = &mut queue.role {
+                        for unit in requests.in_flight().filter_map(|slot| slot.unit.as_ref()) {
+                            let _: Result<(), _> = reply.send((unit.target, unit.lun));
+                        }
+                    }
                 }
             }
             Message::Carry {

@@ -1,6 +1,7 @@
 //! A controller's rings: started, served, and stopped at the front end's word.
 
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::channel;
 
 use super::moves::Placement;
 use super::{Controller, State};
@@ -167,7 +168,7 @@ impl Controller {
         set.map_err(|source| Error::Descriptor { index, source })
     }
 
-    /// Stops a ring after everything in flight has completed; returns where to go on.
+    /// Stops a ring after everything in flight has completed, however long storage takes; returns where to go on.
     pub fn stop_queue(&self, index: usize) -> Result<u32, Error> {
         self.stop_locked(&mut self.lock(), index)
     }
@@ -175,11 +176,14 @@ impl Controller {
     fn stop_locked(&self, state: &mut State, index: usize) -> Result<u32, Error> {
         let home = state.queues.started_home(index)?;
         let nexus = self.nexus;
-        let base = self.workers.ask(home, |reply| Message::Stop {
+        let (reply, answer) = channel();
+        let stop = Message::Stop {
             nexus,
             index,
             reply,
-        })?;
+        };
+        self.workers.send(home, stop)?;
+        let base = self.await_storage(state, index, &answer)?;
         state.queues.set(index, None);
         Ok(base)
     }

@@ -1,8 +1,10 @@
 //! Rings, memory, resets, and units that come and go.
 
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 
 use super::fake::{BLOCK, Fake};
 use super::harness::*;
@@ -268,6 +270,54 @@ fn a_reset_ends_commands_stops_rings_and_is_a_loss_of_this_nexus_only() {
     mine.start_all();
     assert_eq!(mine.attentions(lun(0, 0)), [(0x29, 7)]);
     assert_eq!(theirs.attentions(lun(0, 0)), []);
+}
+
+/// What is logged by those who are told to.
+#[derive(Clone, Debug, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(line)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn says(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).contains(text)
+    }
+}
+
+#[test]
+fn a_queue_that_waits_for_storage_says_for_which() {
+    let (fake, mut guest) = guest_with_disk(2, 2);
+    fake.gate.shut();
+    for (tag, queue) in [(1, REQUEST), (2, REQUEST), (3, REQUEST + 1)] {
+        guest.send(queue, lun(0, 0), tag, &read10(0, 1), &[], BLOCK);
+    }
+    fake.gate.await_waiting(3);
+    let log = Log::default();
+    let stopping = thread::spawn({
+        let (controller, log) = (guest.controller.clone(), log.clone());
+        let subscriber = tracing_subscriber::fmt().with_writer(move || log.clone());
+        move || {
+            tracing::subscriber::with_default(subscriber.finish(), || {
+                controller.stop_queue(REQUEST).unwrap()
+            })
+        }
+    });
+    let begun = Instant::now();
+    while !log.says("queue 2: has to stop, and waits for commands in flight: 3 of target 0 LUN 0") {
+        assert!(begun.elapsed() < DEADLINE, "{log:?}");
+        thread::sleep(GRACE);
+    }
+    assert!(!stopping.is_finished(), "stopped with a command in flight");
+    fake.gate.release();
+    stopping.join().unwrap();
+    assert!(log.says("queue 2: has stopped after "), "{log:?}");
 }
 
 #[test]
