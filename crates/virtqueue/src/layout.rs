@@ -1,6 +1,6 @@
 //! Where a ring is, and what both sides agreed on about it.
 
-use crate::{AddressSpace, Error, GuestMemory, RingPart};
+use crate::AddressSpace;
 
 /// Where a ring is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,21 +26,4 @@ pub struct RingFeatures {
     pub event_idx: bool,
     /// VIRTIO_F_RING_PACKED (34).
     pub packed: bool,
-}
-
-/// The host address of a part of a ring.
-pub(crate) fn part(
-    memory: &GuestMemory,
-    space: AddressSpace,
-    (part, addr): (RingPart, u64),
-    len: usize,
-    align: usize,
-) -> Result<*mut u8, Error> {
-    let host = memory
-        .contiguous(space, addr, len as u64)
-        .ok_or(Error::RingUnmapped { part, addr })?;
-    if host.addr() % align != 0 || !addr.is_multiple_of(align as u64) {
-        return Err(Error::RingMisaligned { part, addr });
-    }
-    Ok(host)
 }

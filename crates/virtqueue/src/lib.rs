@@ -42,6 +42,7 @@ mod memory;
 mod notify;
 mod packed;
 mod queue;
+mod ring;
 mod split;
 mod walk;
 

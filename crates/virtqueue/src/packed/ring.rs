@@ -8,9 +8,8 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
-use crate::layout::part;
 use crate::walk::{self, DESCRIPTOR};
-use crate::{Error, GuestMemory, RingLayout, RingPart};
+use crate::{Error, GuestMemory, RingLayout, RingPart, ring};
 
 /// The most entries (VIRTIO 1.3 §2.8): indices have 15 bits.
 const MAX_SIZE: u16 = 32768;
@@ -63,18 +62,7 @@ impl PackedDescriptor {
     }
 }
 
-/// The host addresses of a ring's parts, and the memory that they are in.
-#[derive(Debug)]
-pub(crate) struct Ring {
-    memory: Arc<GuestMemory>,
-    size: u16,
-    desc: *mut u8,
-    driver: *mut u8,
-    device: *mut u8,
-}
-
-// SAFETY: the addresses stay valid wherever the ring is, because it owns `memory`.
-unsafe impl Send for Ring {}
+pub(crate) type Ring = ring::Ring<PackedDescriptor>;
 
 impl Ring {
     pub(crate) fn new(memory: &Arc<GuestMemory>, layout: &RingLayout) -> Result<Ring, Error> {
@@ -82,31 +70,18 @@ impl Ring {
         if !(1..=MAX_SIZE).contains(&size) {
             return Err(Error::RingSize(size));
         }
-        let part = |which, addr, len, align| part(memory, layout.space, (which, addr), len, align);
-        let bytes = usize::from(size) * DESCRIPTOR;
-        Ok(Ring {
-            desc: part(RingPart::Descriptors, layout.desc, bytes, 16)?,
-            driver: part(RingPart::DriverEvents, layout.avail, EVENTS, 4)?,
-            device: part(RingPart::DeviceEvents, layout.used, EVENTS, 4)?,
-            size,
-            memory: Arc::clone(memory),
-        })
-    }
-
-    #[inline]
-    pub(crate) fn size(&self) -> u16 {
-        self.size
-    }
-
-    #[inline]
-    pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
-        &self.memory
+        Ring::find(
+            memory,
+            layout,
+            (RingPart::DriverEvents, EVENTS, 4),
+            (RingPart::DeviceEvents, EVENTS, 4),
+        )
     }
 
     #[inline]
     fn at(&self, index: u16) -> *mut u8 {
         // Never below: see the module's documentation.
-        let index = index.min(self.size - 1);
+        let index = index.min(self.size() - 1);
         self.desc.wrapping_add(usize::from(index) * DESCRIPTOR)
     }
 

@@ -7,10 +7,9 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
-use crate::layout::part;
 use crate::notify::Suppression;
 use crate::walk::{self, DESCRIPTOR};
-use crate::{Error, GuestMemory, RingLayout, RingPart};
+use crate::{Error, GuestMemory, RingLayout, RingPart, ring};
 
 /// Offset of the entries in the available and in the used ring: flags and idx come first.
 const ENTRIES: usize = 4;
@@ -68,18 +67,7 @@ impl Descriptor {
     }
 }
 
-/// The host addresses of a ring's parts, and the memory that they are in.
-#[derive(Debug)]
-pub(crate) struct Ring {
-    memory: Arc<GuestMemory>,
-    size: u16,
-    desc: *mut u8,
-    avail: *mut u8,
-    used: *mut u8,
-}
-
-// SAFETY: the addresses stay valid wherever the ring is, because it owns `memory`.
-unsafe impl Send for Ring {}
+pub(crate) type Ring = ring::Ring<Descriptor>;
 
 impl Ring {
     pub(crate) fn new(memory: &Arc<GuestMemory>, layout: &RingLayout) -> Result<Ring, Error> {
@@ -87,41 +75,20 @@ impl Ring {
         if !size.is_power_of_two() {
             return Err(Error::RingSize(size));
         }
-        let entries = usize::from(size);
-        let part = |which, addr, len, align| part(memory, layout.space, (which, addr), len, align);
         // Both rings end with the EVENT_IDX word, negotiated or not (VIRTIO 1.3 §2.7).
-        Ok(Ring {
-            desc: part(RingPart::Descriptors, layout.desc, entries * DESCRIPTOR, 16)?,
-            avail: part(
-                RingPart::Available,
-                layout.avail,
-                ENTRIES + entries * AVAIL_ENTRY + 2,
-                2,
-            )?,
-            used: part(
-                RingPart::Used,
-                layout.used,
-                ENTRIES + entries * USED_ENTRY + 2,
-                4,
-            )?,
-            size,
-            memory: Arc::clone(memory),
-        })
-    }
-
-    #[inline]
-    pub(crate) fn size(&self) -> u16 {
-        self.size
-    }
-
-    #[inline]
-    pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
-        &self.memory
+        let avail = ENTRIES + usize::from(size) * AVAIL_ENTRY + 2;
+        let used = ENTRIES + usize::from(size) * USED_ENTRY + 2;
+        Ring::find(
+            memory,
+            layout,
+            (RingPart::Available, avail, 2),
+            (RingPart::Used, used, 4),
+        )
     }
 
     #[inline]
     fn slot(&self, index: u16) -> usize {
-        usize::from(index & (self.size - 1))
+        usize::from(index & (self.size() - 1))
     }
 
     /// The descriptor at `index` modulo size.
@@ -148,28 +115,28 @@ impl Ring {
 
     #[inline]
     pub(crate) fn avail_idx(&self) -> &AtomicU16 {
-        self.word(self.avail, 2)
+        self.word(self.driver, 2)
     }
 
     #[inline]
     pub(crate) fn used_idx(&self) -> &AtomicU16 {
-        self.word(self.used, 2)
+        self.word(self.device, 2)
     }
 
     /// The available entry at `index` modulo size.
     #[inline]
     pub(crate) fn avail_entry(&self, index: u16) -> &AtomicU16 {
-        self.word(self.avail, ENTRIES + self.slot(index) * AVAIL_ENTRY)
+        self.word(self.driver, ENTRIES + self.slot(index) * AVAIL_ENTRY)
     }
 
     /// How the driver says when it wants to be interrupted.
     #[inline]
     pub(crate) fn driver_suppression(&self, event_idx: bool) -> Suppression<'_, AtomicU16> {
         if event_idx {
-            let used_event = ENTRIES + usize::from(self.size) * AVAIL_ENTRY;
-            Suppression::Event(self.word(self.avail, used_event))
+            let used_event = ENTRIES + usize::from(self.size()) * AVAIL_ENTRY;
+            Suppression::Event(self.word(self.driver, used_event))
         } else {
-            Suppression::Flags(self.word(self.avail, 0))
+            Suppression::Flags(self.word(self.driver, 0))
         }
     }
 
@@ -177,17 +144,17 @@ impl Ring {
     #[inline]
     pub(crate) fn device_suppression(&self, event_idx: bool) -> Suppression<'_, AtomicU16> {
         if event_idx {
-            let avail_event = ENTRIES + usize::from(self.size) * USED_ENTRY;
-            Suppression::Event(self.word(self.used, avail_event))
+            let avail_event = ENTRIES + usize::from(self.size()) * USED_ENTRY;
+            Suppression::Event(self.word(self.device, avail_event))
         } else {
-            Suppression::Flags(self.word(self.used, 0))
+            Suppression::Flags(self.word(self.device, 0))
         }
     }
 
     #[inline]
     fn used_entry(&self, index: u16) -> (&AtomicU32, &AtomicU32) {
         let at = self
-            .used
+            .device
             .wrapping_add(ENTRIES + self.slot(index) * USED_ENTRY);
         // SAFETY: the slot is below `size`, and `new` found the used ring mapped and 4-aligned in memory that `self`
         // keeps; both sides access it through atomics only.
