@@ -7,7 +7,7 @@ mod common;
 
 use std::collections::VecDeque;
 
-use common::{DATA, Guest, PIECE, RINGS, both, content, layout};
+use common::{DATA, Guest, PIECE, RINGS, both, content, layout, refusal};
 use lunar_virtqueue::{
     Buffer, Chain, DriverQueue, Error, MAX_INDIRECT, PACKED_BASE, PackedDescriptor, Queue,
     RingFeatures, RingLayout, RingPart,
@@ -36,8 +36,7 @@ fn d(addr: u64, len: u32, id: u16, flags: u16) -> PackedDescriptor {
 }
 
 fn write_at(guest: &Guest, at: u64, table: &[PackedDescriptor]) {
-    let bytes: Vec<u8> = table.iter().flat_map(|d| d.to_bytes()).collect();
-    guest.memory.write(at, &bytes).unwrap();
+    guest.write_table(at, table.iter().map(|d| d.to_bytes()));
 }
 
 /// Length, ID and flags of each descriptor of the ring.
@@ -135,23 +134,7 @@ fn refused(descriptors: &[PackedDescriptor], table: &[PackedDescriptor]) -> Erro
     let guest = Guest::new();
     write_at(&guest, RINGS, descriptors);
     write_at(&guest, TABLE, table);
-    let mut queue = queue(&guest, 4);
-    let mut chain = Chain::new();
-    let error = loop {
-        match queue.pop(&mut chain) {
-            Ok(popped) => assert!(popped, "nothing refused"),
-            Err(error) => break error,
-        }
-    };
-    assert!(queue.is_broken());
-    assert_eq!(
-        queue.pop(&mut chain),
-        Ok(false),
-        "reported once, then silent"
-    );
-    assert!(!queue.enable_notifications());
-    assert!(chain.readable.is_empty() && chain.writable.is_empty());
-    error
+    refusal(&mut queue(&guest, 4))
 }
 
 #[test]

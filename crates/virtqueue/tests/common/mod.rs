@@ -9,7 +9,9 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use lunar_virtqueue::{AddressSpace, Buffer, Chain, GuestMemory, Region, RingLayout, Segments};
+use lunar_virtqueue::{
+    AddressSpace, Buffer, Chain, Error, GuestMemory, Queue, Region, RingLayout, Segments,
+};
 
 /// Where the rings are.
 pub const RINGS: u64 = 0x1_0000;
@@ -42,6 +44,12 @@ impl Guest {
             memory: Arc::new(GuestMemory::new(regions).unwrap()),
             files,
         }
+    }
+
+    /// Writes a table of descriptors, in either format.
+    pub fn write_table(&self, at: u64, table: impl IntoIterator<Item = [u8; 16]>) {
+        let bytes: Vec<u8> = table.into_iter().flatten().collect();
+        self.memory.write(at, &bytes).unwrap();
     }
 
     pub fn bytes(&self, gpa: u64, len: usize) -> Vec<u8> {
@@ -86,6 +94,26 @@ pub fn layout(size: u16) -> RingLayout {
         used: (avail + 6 + 2 * n).next_multiple_of(4),
         space: AddressSpace::Guest,
     }
+}
+
+/// The error that the next chain makes that is none, after which the queue must be silent.
+pub fn refusal(queue: &mut Queue) -> Error {
+    let mut chain = Chain::new();
+    let error = loop {
+        match queue.pop(&mut chain) {
+            Ok(popped) => assert!(popped, "nothing refused"),
+            Err(error) => break error,
+        }
+    };
+    assert!(queue.is_broken());
+    assert_eq!(
+        queue.pop(&mut chain),
+        Ok(false),
+        "reported once, then silent"
+    );
+    assert!(!queue.enable_notifications());
+    assert!(chain.readable.is_empty() && chain.writable.is_empty());
+    error
 }
 
 /// Joins adjacent buffers, as [`Guest::addresses`] does.
