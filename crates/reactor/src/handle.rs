@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::remote::Bell;
-use crate::ring::{File, Ring, Syscall};
+use crate::ring::{File, Ring};
+use crate::syscall::Syscall;
 use crate::task::Executor;
 use crate::{IoBuf, Token};
 

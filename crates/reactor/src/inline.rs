@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::os::fd::RawFd;
 
-use crate::ring::{MAX_SEGMENTS, Syscall};
+use crate::syscall::{MAX_SEGMENTS, Syscall};
 
 /// Bytes that one turn moves in place at most: a few hundred microseconds' worth.
 const TURN: u64 = 1 << 20;

@@ -35,14 +35,17 @@ mod remote;
 mod ring;
 mod run;
 mod spin;
+mod syscall;
 mod task;
+mod user_data;
 
 pub use buf::{AlignedBuf, IoBuf};
 pub use handle::{Awaitable, Handle, Watch};
 pub use offload::{NotDone, Sequence, block_on, offload};
 pub use remote::Remote;
-pub use ring::{DEFERRED, File, Syscall, clock};
+pub use ring::{File, clock};
 pub use run::{Config, Reactor, Thread, spawn};
+pub use syscall::{DEFERRED, Syscall};
 
 /// Names one direct operation; the application chooses it (a slot index, say). The two top bits are
 /// reserved for the reactor.

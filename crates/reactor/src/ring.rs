@@ -1,10 +1,7 @@
 //! The op layer: the only code that puts entries into the ring.
 //!
-//! Every entry's `user_data` says what its completion means: the application's [`Token`] if the top bit is clear,
-//! else one of the reactor's own kinds with an index.
-//! The bit below tells the epoch of an operation on a file (see `Retired`). Memory that the kernel uses belongs either to the application
-//! (direct style, kept alive by the promise of [`Sgl::from_raw`]) or to the operation's entry in `pending`, which only
-//! the completion removes.
+//! Memory that the kernel uses belongs either to the application (direct style, kept alive by the promise of
+//! [`Sgl::from_raw`]) or to the operation's entry in `pending`, which only the completion removes.
 #![allow(
     unsafe_code,
     reason = "the one place where memory and descriptors are handed to the kernel"
@@ -17,111 +14,23 @@ use std::rc::Rc;
 
 use std::task::{Poll, Waker};
 
-use io_uring::types::{Fd, FsyncFlags, Timespec};
+use io_uring::types::{Fd, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use lunar_sgl::Sgl;
 use rustix::time::{ClockId, clock_gettime};
 use slab::Slab;
 
 use crate::inline::{Allowance, carry_out};
+use crate::syscall::Syscall;
+use crate::user_data::{
+    Destination, EPOCH, GENERATION_MASK, Kind, OWN, awaitable, destination, own,
+};
 use crate::{IoBuf, Token};
 
-/// The most segments one vectored call takes (`UIO_MAXIOV`); longer lists end in a short result.
-pub(crate) const MAX_SEGMENTS: usize = 1024;
 /// Files one ring can hold registered; further ones work through their descriptor.
 const FILE_TABLE: u64 = 16384;
 /// `IORING_ENTER_GETEVENTS`: run deferred completions.
 const ENTER_GETEVENTS: u32 = 1;
-
-const OWN: u64 = 1 << 63;
-/// Which of the two counts of operations in flight an entry belongs to; see [`Retired`].
-const EPOCH: u64 = 1 << 62;
-const KIND_SHIFT: u32 = 56;
-const INDEX_MASK: u64 = (1 << 32) - 1;
-const GENERATION_SHIFT: u32 = 32;
-const GENERATION_MASK: u32 = (1 << 24) - 1;
-
-/// The reactor's own kinds of completion.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// An awaited operation: index into `pending`.
-    Op = 0,
-    /// A multishot poll: index into `watches`.
-    Watch = 1,
-    /// A result for a task that drives a direct interface: index into `awaitables`, with its generation.
-    Awaitable = 2,
-    /// Nobody is interested.
-    Ignored = 3,
-}
-
-fn own(kind: Kind, index: usize) -> u64 {
-    OWN | (kind as u64) << KIND_SHIFT | (index as u64 & INDEX_MASK)
-}
-
-/// Where a completion goes, and the index there.
-enum Destination {
-    App(Token),
-    Op(usize),
-    Watch(usize),
-    Awaitable(usize, u32),
-    Ignored,
-}
-
-fn destination(user_data: u64) -> Destination {
-    if user_data & OWN == 0 {
-        return Destination::App(Token(user_data & !EPOCH));
-    }
-    let index = usize::try_from(user_data & INDEX_MASK).unwrap_or(usize::MAX);
-    let generation =
-        u32::try_from(user_data >> GENERATION_SHIFT & u64::from(GENERATION_MASK)).unwrap_or(0);
-    match (user_data & !(OWN | EPOCH)) >> KIND_SHIFT {
-        0 => Destination::Op(index),
-        1 => Destination::Watch(index),
-        2 => Destination::Awaitable(index, generation),
-        _ => Destination::Ignored,
-    }
-}
-
-/// What an operation does.
-#[derive(Clone, Copy, Debug)]
-pub enum Syscall {
-    /// `preadv2` at `offset`. The result may be short: at the end of the file, and for more than 1024 segments.
-    Read {
-        /// Where the bytes go.
-        data: Sgl,
-        /// Position in the file, in bytes.
-        offset: u64,
-        /// `RWF_*`.
-        rw_flags: i32,
-    },
-    /// `pwritev2` at `offset`. The result may be short.
-    Write {
-        /// Where the bytes come from.
-        data: Sgl,
-        /// Position in the file, in bytes.
-        offset: u64,
-        /// `RWF_*`, for example `RWF_DSYNC`.
-        rw_flags: i32,
-    },
-    /// `fsync`, or `fdatasync` with `data_only`.
-    Sync {
-        /// Leave out metadata that is not needed to read the data back.
-        data_only: bool,
-    },
-    /// `fallocate`.
-    Allocate {
-        /// `FALLOC_FL_*`.
-        mode: i32,
-        /// Start of the range, in bytes.
-        offset: u64,
-        /// Length of the range, in bytes.
-        len: u64,
-    },
-}
-
-/// The result of an operation that has not been carried out: there was no time for it in that turn, and there is now. See
-/// [`Handle::defer`](crate::Handle::defer). The kernel has no such result.
-pub const DEFERRED: i32 = i32::MIN;
 
 /// A file known to one reactor's ring, by a registered slot if there is one left.
 ///
@@ -379,8 +288,8 @@ impl Ring {
 
     fn push_call(&self, file: &File, call: Syscall, user_data: u64) {
         let entry = match file.inner.slot.and_then(|slot| i32::try_from(slot).ok()) {
-            Some(slot) => build(Fd(slot), call).flags(squeue::Flags::FIXED_FILE),
-            None => build(Fd(file.inner.raw), call),
+            Some(slot) => call.entry(Fd(slot)).flags(squeue::Flags::FIXED_FILE),
+            None => call.entry(Fd(file.inner.raw)),
         };
         let epoch = self.epoch.get();
         let count = self.count(epoch);
@@ -558,10 +467,7 @@ impl Ring {
             results: VecDeque::new(),
             waker: None,
         });
-        (
-            key,
-            Token(own(Kind::Awaitable, key) | u64::from(generation) << GENERATION_SHIFT),
-        )
+        (key, awaitable(key, generation))
     }
 
     pub(crate) fn poll_awaitable(&self, key: usize, waker: &Waker) -> Poll<i32> {
@@ -731,54 +637,4 @@ impl Ring {
             }
         }
     }
-}
-
-fn build(fd: Fd, call: Syscall) -> squeue::Entry {
-    match call {
-        Syscall::Read {
-            data,
-            offset,
-            rw_flags,
-        } => match data.segments() {
-            [one] => opcode::Read::new(fd, one.iov_base.cast(), small(one.iov_len))
-                .offset(offset)
-                .rw_flags(rw_flags)
-                .build(),
-            many => opcode::Readv::new(fd, data.as_ptr(), small(many.len().min(MAX_SEGMENTS)))
-                .offset(offset)
-                .rw_flags(rw_flags)
-                .build(),
-        },
-        Syscall::Write {
-            data,
-            offset,
-            rw_flags,
-        } => match data.segments() {
-            [one] => opcode::Write::new(fd, one.iov_base.cast(), small(one.iov_len))
-                .offset(offset)
-                .rw_flags(rw_flags)
-                .build(),
-            many => opcode::Writev::new(fd, data.as_ptr(), small(many.len().min(MAX_SEGMENTS)))
-                .offset(offset)
-                .rw_flags(rw_flags)
-                .build(),
-        },
-        Syscall::Sync { data_only } => {
-            let flags = if data_only {
-                FsyncFlags::DATASYNC
-            } else {
-                FsyncFlags::empty()
-            };
-            opcode::Fsync::new(fd).flags(flags).build()
-        }
-        Syscall::Allocate { mode, offset, len } => opcode::Fallocate::new(fd, len)
-            .offset(offset)
-            .mode(mode)
-            .build(),
-    }
-}
-
-/// Lengths beyond what one call moves end in a short result.
-fn small(len: usize) -> u32 {
-    u32::try_from(len).unwrap_or(!4095)
 }
