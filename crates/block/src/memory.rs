@@ -15,6 +15,7 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -68,6 +69,7 @@ impl Image for Memory {
             pages: Arc::clone(&self.pages),
             reactor: reactor.clone(),
             streaming: Cell::new(false),
+            ahead: Ahead::default(),
             gate: self.ledger.gate(self.policy),
         }))
     }
@@ -95,6 +97,7 @@ struct MemoryHandle {
     reactor: Handle,
     /// Bytes have been written that other processors may not see yet.
     streaming: Cell<bool>,
+    ahead: Ahead,
     gate: Gate,
 }
 
@@ -102,7 +105,9 @@ impl MemoryHandle {
     /// Begins a read or a write on a large disk; it ends when others of this turn have begun.
     fn begin(&self, op: &Op, token: Token) -> Result<(), Error> {
         if op.kind == OpKind::Read {
-            self.pages.expect(op.offset, op.data.len())?;
+            let (from, len) = (self.pages.at(op.offset, op.data.len())?, op.data.len());
+            expect(from, 0..len.min(FIRST));
+            self.ahead.begins(from, len);
         } else {
             self.pages.stream(op.offset, op.data)?;
             self.streaming.set(true);
@@ -145,7 +150,12 @@ impl DataHandle for MemoryHandle {
     fn resume(&self, op: &mut Op, _token: Token, _result: i32) -> Progress {
         self.settle();
         self.gate.done(match op.kind {
-            OpKind::Read => self.pages.read(op.offset, op.data),
+            OpKind::Read => {
+                if let Some(from) = self.ahead.next() {
+                    expect(from, FIRST..SECOND);
+                }
+                self.pages.read(op.offset, op.data)
+            }
             // It is there.
             _ => Ok(()),
         })
@@ -161,6 +171,54 @@ impl DataHandle for MemoryHandle {
     }
 }
 
+/// What a read asks for when it begins.
+const FIRST: usize = 512;
+/// What it has asked for when the one before has been carried out. The processor itself asks for the rest. All of it at
+/// once would only keep the processor from whatever else it is to do meanwhile.
+const SECOND: usize = 2048;
+/// Bytes that come together.
+const LINE: usize = 64;
+
+/// Asks for a part of what begins at `from`.
+fn expect(from: *const u8, part: Range<usize>) {
+    for line in part.step_by(LINE) {
+        prefetch::to_read(from.wrapping_add(line));
+    }
+}
+
+/// From where the next reads will copy, in the order in which they will. With more of them than there is room for, it is
+/// wrong, and useless; it is for hints only.
+#[derive(Default)]
+struct Ahead {
+    places: [Cell<usize>; 8],
+    begun: Cell<usize>,
+    ended: Cell<usize>,
+}
+
+impl Ahead {
+    fn place(&self, number: usize) -> Option<&Cell<usize>> {
+        self.places.get(number % self.places.len())
+    }
+
+    /// A read of `len` bytes at `from` begins.
+    fn begins(&self, from: *const u8, len: usize) {
+        if let Some(place) = self.place(self.begun.get()) {
+            // Of a short one, all is on its way already.
+            place.set(if len < SECOND { 0 } else { from.addr() });
+        }
+        self.begun.set(self.begun.get().wrapping_add(1));
+    }
+
+    /// The first has its turn; from where the one behind it will copy.
+    fn next(&self) -> Option<*const u8> {
+        let ended = self.ended.get().wrapping_add(1);
+        self.ended.set(ended);
+        let place = self.place(ended).filter(|_| ended != self.begun.get())?;
+        let from = Some(place.get()).filter(|&from| from != 0);
+        from.map(std::ptr::without_provenance)
+    }
+}
+
 /// The mapping. All access is by copying through raw pointers; no reference to the bytes ever exists.
 #[derive(Debug)]
 struct Pages {
@@ -173,10 +231,6 @@ struct Pages {
 
 /// Bytes of a disk up to which it is taken to be in the caches.
 const LARGE: usize = 32 << 20;
-/// Bytes that are asked for in advance.
-const EXPECTED: usize = 512;
-/// Bytes that come together.
-const LINE: usize = 64;
 /// An entry of the page map: the page is in memory, or swapped out.
 const EXISTS: u64 = 3 << 62;
 /// Pages that one look at the map covers.
@@ -243,16 +297,6 @@ impl Pages {
     #[inline]
     fn is_large(&self) -> bool {
         self.len > LARGE
-    }
-
-    /// Asks for the first bytes of what will be read. Those that follow are asked for by the processor itself; all at once
-    /// would only keep it from going on meanwhile.
-    fn expect(&self, offset: u64, len: usize) -> Result<(), Error> {
-        let from = self.at(offset, len)?;
-        for line in (0..len.min(EXPECTED)).step_by(LINE) {
-            prefetch::to_read(from.wrapping_add(line));
-        }
-        Ok(())
     }
 
     /// Writes past the caches: `stream::fence` has to follow.
@@ -323,5 +367,36 @@ impl Drop for Pages {
     fn drop(&mut self) {
         // SAFETY: nobody is left who could use the mapping. A failure would leak address space, no more.
         let _ = unsafe { mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_know_where_the_one_behind_them_will_copy_from() {
+        let ahead = Ahead::default();
+        let bytes = [0_u8; 4];
+        let place = |number| &raw const bytes[number];
+        ahead.begins(place(0), 4096);
+        ahead.begins(place(1), 512);
+        ahead.begins(place(2), 4096);
+        assert_eq!(ahead.next(), None, "a short one needs no more");
+        assert_eq!(ahead.next(), Some(place(2)));
+        ahead.begins(place(3), 4096);
+        assert_eq!(ahead.next(), Some(place(3)));
+        assert_eq!(ahead.next(), None, "there is none behind it");
+    }
+
+    #[test]
+    fn more_reads_than_there_is_room_for_end_as_many() {
+        let ahead = Ahead::default();
+        let byte = 0_u8;
+        for _ in 0..100 {
+            ahead.begins(&raw const byte, 4096);
+        }
+        let hints = (0..100).filter(|_| ahead.next().is_some()).count();
+        assert_eq!(hints, 99);
     }
 }
