@@ -45,7 +45,6 @@ pub fn fence() {
 #[cfg(target_arch = "x86_64")]
 unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
-    const WORD: usize = size_of::<__m128i>();
 
     // Only a whole line goes to memory at once.
     let head = to.align_offset(LINE);
@@ -61,10 +60,16 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
         std::ptr::copy(from, to, head);
         for line in (head..tail).step_by(LINE) {
             let source = from.add(line).cast::<__m128i>();
-            let words = [0, 1, 2, 3].map(|word| _mm_loadu_si128(source.add(word)));
-            for (word, value) in words.into_iter().enumerate() {
-                _mm_stream_si128(to.add(line + word * WORD).cast(), value);
-            }
+            let target = to.add(line).cast::<__m128i>();
+            // Spelled out: compilers have made a call of a loop over the four, which costs a sixth of all.
+            let first = _mm_loadu_si128(source);
+            let second = _mm_loadu_si128(source.add(1));
+            let third = _mm_loadu_si128(source.add(2));
+            let fourth = _mm_loadu_si128(source.add(3));
+            _mm_stream_si128(target, first);
+            _mm_stream_si128(target.add(1), second);
+            _mm_stream_si128(target.add(2), third);
+            _mm_stream_si128(target.add(3), fourth);
         }
         std::ptr::copy(from.add(tail), to.add(tail), len - tail);
     }
