@@ -113,6 +113,11 @@ fn commands_to_a_memory_disk_allocate_nothing() {
 }
 
 #[test]
+fn commands_to_a_memory_disk_that_no_cache_holds_allocate_nothing() {
+    assert_steady(Driver::Memory { size: 64 << 20 });
+}
+
+#[test]
 fn commands_to_a_file_allocate_nothing() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), vec![0x5A; 1 << 20]).unwrap();
