@@ -111,6 +111,7 @@ impl Live {
             param_change: options.param_change,
             packed: options.packed != Some(false),
             coalescing: coalescing(options),
+            fixed_buffers: options.fixed_buffers,
             ..ControllerConfig::default()
         };
         let adapter = Adapter {

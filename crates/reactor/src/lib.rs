@@ -28,6 +28,7 @@
 //! Operations report the kernel's errno unchanged; setting up a ring reports [`std::io::Error`].
 
 mod buf;
+mod fixed;
 mod handle;
 mod inline;
 mod offload;
@@ -40,6 +41,7 @@ mod task;
 mod user_data;
 
 pub use buf::{AlignedBuf, IoBuf};
+pub use fixed::Registered;
 pub use handle::{Awaitable, Handle, Watch};
 pub use offload::{NotDone, Sequence, block_on, offload};
 pub use remote::Remote;

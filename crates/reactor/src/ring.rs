@@ -11,7 +11,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
-
 use std::task::{Poll, Waker};
 
 use io_uring::types::{Fd, Timespec};
@@ -20,6 +19,7 @@ use lunar_sgl::Sgl;
 use rustix::time::{ClockId, clock_gettime};
 use slab::Slab;
 
+use crate::fixed::Fixed;
 use crate::inline::{Allowance, carry_out};
 use crate::syscall::Syscall;
 use crate::user_data::{
@@ -136,6 +136,7 @@ pub(crate) struct Ring {
     retired: RefCell<Retired>,
     reaped: Cell<Vec<cqueue::Entry>>,
     allowance: Allowance,
+    fixed: Fixed,
 }
 
 /// A completion for the application.
@@ -186,6 +187,7 @@ impl Ring {
             retired: RefCell::default(),
             reaped: Cell::new(Vec::new()),
             allowance: Allowance::new(),
+            fixed: Fixed::default(),
         }))
     }
 
@@ -287,14 +289,23 @@ impl Ring {
     }
 
     fn push_call(&self, file: &File, call: Syscall, user_data: u64) {
+        let fixed = match &call {
+            Syscall::Read { data, .. } | Syscall::Write { data, .. } => self.fixed.find(data),
+            Syscall::Sync { .. } | Syscall::Allocate { .. } => None,
+        };
         let entry = match file.inner.slot.and_then(|slot| i32::try_from(slot).ok()) {
-            Some(slot) => call.entry(Fd(slot)).flags(squeue::Flags::FIXED_FILE),
-            None => call.entry(Fd(file.inner.raw)),
+            Some(slot) => call.entry(Fd(slot), fixed).flags(squeue::Flags::FIXED_FILE),
+            None => call.entry(Fd(file.inner.raw), fixed),
         };
         let epoch = self.epoch.get();
         let count = self.count(epoch);
         count.set(count.get() + 1);
         self.push(&entry.user_data(user_data & !EPOCH | epoch));
+    }
+
+    /// What the kernel knows of memory, and the way to tell it more.
+    pub(crate) fn with_fixed<T>(&self, then: impl FnOnce(&Fixed, &IoUring) -> T) -> T {
+        then(&self.fixed, &self.uring.borrow())
     }
 
     pub(crate) fn submit_direct(&self, file: &File, call: Syscall, token: Token) {

@@ -49,37 +49,61 @@ pub enum Syscall {
 pub const DEFERRED: i32 = i32::MIN;
 
 impl Syscall {
-    /// The entry that has the kernel carry it out. The caller sees to it that memory and descriptor live until then.
+    /// The entry that has the kernel carry it out; `fixed` is the piece of registered memory in which its buffer lies. The caller sees to it that memory and descriptor live until then.
     #[inline]
-    pub(crate) fn entry(self, fd: Fd) -> squeue::Entry {
+    pub(crate) fn entry(self, fd: Fd, fixed: Option<u16>) -> squeue::Entry {
         match self {
             Syscall::Read {
                 data,
                 offset,
                 rw_flags,
-            } => match data.segments() {
-                [one] => opcode::Read::new(fd, one.iov_base.cast(), small(one.iov_len))
+            } => match (data.segments(), fixed) {
+                ([one], None) => opcode::Read::new(fd, one.iov_base.cast(), small(one.iov_len))
                     .offset(offset)
                     .rw_flags(rw_flags)
                     .build(),
-                many => opcode::Readv::new(fd, data.as_ptr(), small(many.len().min(MAX_SEGMENTS)))
+                ([one], Some(piece)) => {
+                    opcode::ReadFixed::new(fd, one.iov_base.cast(), small(one.iov_len), piece)
+                        .offset(offset)
+                        .rw_flags(rw_flags)
+                        .build()
+                }
+                (many, None) => opcode::Readv::new(fd, data.as_ptr(), count(many))
                     .offset(offset)
                     .rw_flags(rw_flags)
                     .build(),
+                (many, Some(piece)) => {
+                    opcode::ReadvFixed::new(fd, data.as_ptr(), count(many), piece)
+                        .offset(offset)
+                        .rw_flags(rw_flags)
+                        .build()
+                }
             },
             Syscall::Write {
                 data,
                 offset,
                 rw_flags,
-            } => match data.segments() {
-                [one] => opcode::Write::new(fd, one.iov_base.cast(), small(one.iov_len))
+            } => match (data.segments(), fixed) {
+                ([one], None) => opcode::Write::new(fd, one.iov_base.cast(), small(one.iov_len))
                     .offset(offset)
                     .rw_flags(rw_flags)
                     .build(),
-                many => opcode::Writev::new(fd, data.as_ptr(), small(many.len().min(MAX_SEGMENTS)))
+                ([one], Some(piece)) => {
+                    opcode::WriteFixed::new(fd, one.iov_base.cast(), small(one.iov_len), piece)
+                        .offset(offset)
+                        .rw_flags(rw_flags)
+                        .build()
+                }
+                (many, None) => opcode::Writev::new(fd, data.as_ptr(), count(many))
                     .offset(offset)
                     .rw_flags(rw_flags)
                     .build(),
+                (many, Some(piece)) => {
+                    opcode::WritevFixed::new(fd, data.as_ptr(), count(many), piece)
+                        .offset(offset)
+                        .rw_flags(rw_flags)
+                        .build()
+                }
             },
             Syscall::Sync { data_only } => {
                 let flags = if data_only {
@@ -95,6 +119,11 @@ impl Syscall {
                 .build(),
         }
     }
+}
+
+/// Segments beyond what one call takes end in a short result.
+fn count(segments: &[libc::iovec]) -> u32 {
+    small(segments.len().min(MAX_SEGMENTS))
 }
 
 /// Lengths beyond what one call moves end in a short result.

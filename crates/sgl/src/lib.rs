@@ -30,6 +30,16 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use libc::iovec;
 
+/// Foreign memory that stays where it is.
+///
+/// # Safety
+/// The bytes from the address on, as many as the range says, are mapped readable and writable as long as the value lives,
+/// and the range never changes.
+pub unsafe trait Mapped: Send + Sync + 'static {
+    /// Where it begins, and how many bytes it has.
+    fn range(&self) -> (*mut u8, usize);
+}
+
 /// A borrowed scatter-gather list. See the crate documentation for what its creator promises.
 #[derive(Clone, Copy)]
 pub struct Sgl {

@@ -41,6 +41,9 @@ pub struct ControllerConfig {
     pub packed: bool,
     /// How far interrupts of the request queues are held back, to begin with.
     pub coalescing: Coalescing,
+    /// Register the guest's memory with the kernel, as fixed buffers of operations that go past the page cache. All of it is
+    /// held in place then: not for guests from which memory is taken away (balloon, memory hot-unplug).
+    pub fixed_buffers: bool,
 }
 
 impl Default for ControllerConfig {
@@ -58,6 +61,7 @@ impl Default for ControllerConfig {
             param_change: true,
             packed: true,
             coalescing: Coalescing::default(),
+            fixed_buffers: false,
         }
     }
 }

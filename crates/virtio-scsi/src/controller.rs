@@ -103,6 +103,7 @@ impl Controller {
             id: id.clone(),
             task_set_limit,
             coalescing,
+            fixed_buffers: self.config.fixed_buffers,
             done,
         })
     }

@@ -29,6 +29,7 @@ mod control;
 mod controller;
 mod event;
 mod features;
+mod fixed;
 mod line;
 mod queue;
 mod request;

@@ -39,9 +39,14 @@ impl Role {
         }
     }
 
+    /// Whether commands come by it.
+    pub fn has_commands(&self) -> bool {
+        matches!(self, Role::Request(_))
+    }
+
     /// Has the interrupts of its ring held back, if it is one of those where that is done.
     pub fn coalesce(&self, ring: &mut Ring, coalescing: Coalescing) {
-        if let Role::Request(_) = self {
+        if self.has_commands() {
             ring.set_coalescing(coalescing);
         }
     }

@@ -369,6 +369,11 @@ impl Ring {
         ring
     }
 
+    /// The memory map.
+    pub fn memory(&self) -> &GuestMemory {
+        self.queue.memory()
+    }
+
     /// Swaps the memory map as soon as nothing is in flight.
     pub fn set_memory(&mut self, memory: Arc<GuestMemory>, done: Barrier) {
         self.new_memory = Some((memory, done));

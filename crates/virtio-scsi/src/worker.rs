@@ -16,6 +16,7 @@ use slab::Slab;
 use crate::barrier::{Barrier, Reply};
 use crate::coalescing::{Alarm, Coalescing};
 use crate::config::Sizes;
+use crate::fixed::FixedMemory;
 use crate::line::Fence;
 use crate::queue::{Queue, Role};
 use crate::request::{BATCH, Bench};
@@ -33,6 +34,7 @@ pub(crate) enum Message {
         id: Arc<str>,
         task_set_limit: usize,
         coalescing: Coalescing,
+        fixed_buffers: bool,
         done: Barrier,
     },
     RemovePort {
@@ -178,9 +180,22 @@ pub(crate) struct Port {
     pub task_set_limit: usize,
     /// Of its request queues' interrupts.
     coalescing: Coalescing,
+    /// The guest's memory, if the kernel is to know it.
+    fixed: Option<FixedMemory>,
     id: Arc<str>,
     /// An event was lost for want of a buffer, and the driver does not know yet (VS-062).
     events_missed: bool,
+}
+
+impl Port {
+    /// Has the kernel know the memory of a ring on which there are commands, and no other, if it is to know any.
+    fn fix(&self, role: &Role, memory: &GuestMemory) {
+        if let Some(fixed) = &self.fixed
+            && role.has_commands()
+        {
+            fixed.set(memory.regions());
+        }
+    }
 }
 
 /// What is at an address. The lines are beside the unit and not in it, because they are to be known before it.
@@ -291,6 +306,7 @@ impl Worker {
         ring.set_enabled(start.enabled);
         let role = Role::of(start.index);
         role.coalesce(&mut ring, port.coalescing);
+        port.fix(&role, ring.memory());
         entry.insert(Queue {
             nexus: start.nexus,
             index: start.index,
@@ -436,7 +452,13 @@ impl Worker {
         let over = |(key, queue): (usize, &Queue)| queue.ring.is_over().then_some(key);
         let over: Vec<usize> = self.queues.iter().filter_map(over).collect();
         for key in over {
-            self.queues.remove(key).ring.end();
+            let queue = self.queues.remove(key);
+            let has_commands = |other: &mut Queue| other.role.has_commands();
+            let was_last = !self.queues_of(queue.nexus).any(has_commands);
+            if was_last && let Some(port) = self.ports.get(&queue.nexus) {
+                port.fix(&queue.role, &GuestMemory::default());
+            }
+            queue.ring.end();
         }
     }
 
@@ -470,9 +492,12 @@ impl App for Worker {
                 id,
                 task_set_limit,
                 coalescing,
+                fixed_buffers,
                 done,
             } => {
+                let fixed = || FixedMemory::new(id.clone(), self.bench.reactor.clone());
                 let port = Port {
+                    fixed: fixed_buffers.then(fixed),
                     nexus,
                     units: LunMap::new(),
                     sizes: Sizes::default(),
@@ -519,8 +544,12 @@ impl App for Worker {
                 memory,
                 done,
             } => {
-                for queue in self.queues_of(nexus) {
-                    queue.ring.set_memory(memory.clone(), done.clone());
+                let port = self.ports.get(&nexus);
+                for (_, queue) in &mut self.queues {
+                    if queue.nexus == nexus {
+                        queue.ring.set_memory(memory.clone(), done.clone());
+                        port.inspect(|port| port.fix(&queue.role, &memory));
+                    }
                 }
             }
             Message::Start(start) => {
@@ -565,6 +594,7 @@ impl App for Worker {
                 let role = Role::of(index);
                 if let Some(port) = self.ports.get(&nexus) {
                     role.coalesce(&mut ring, port.coalescing);
+                    port.fix(&role, ring.memory());
                 }
                 entry.insert(Queue {
                     nexus,

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 
-use lunar_sgl::prefetch;
+use lunar_sgl::{Mapped, prefetch};
 use rustix::fs::{self, FileType, MemfdFlags};
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
 
@@ -143,6 +143,14 @@ impl Region {
             size: self.size,
             host: self.host,
         }
+    }
+}
+
+// SAFETY: the mapping lives as long as the region, and contains all of it.
+unsafe impl Mapped for Region {
+    fn range(&self) -> (*mut u8, usize) {
+        // It is mapped, so it fits the address space.
+        (self.host, usize::try_from(self.size).unwrap_or(0))
     }
 }
 
