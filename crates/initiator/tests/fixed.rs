@@ -1,9 +1,5 @@
 //! A guest's memory that the kernel knows, against a real server in the same process.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a failed expectation is a test's verdict"
-)]
+#![cfg(test)]
 
 use std::fs::File;
 use std::sync::Arc;

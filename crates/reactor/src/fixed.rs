@@ -195,10 +195,6 @@ fn populate(memory: &dyn Mapped, offset: usize, len: usize) {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    reason = "a failed expectation is a test's verdict"
-)]
 mod tests {
     use super::*;
 

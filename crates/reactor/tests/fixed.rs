@@ -1,10 +1,6 @@
 //! Registered memory, as operations see it.
 #![cfg(test)]
-#![allow(
-    unsafe_code,
-    clippy::unwrap_used,
-    reason = "the test maps what stands for a guest's memory, and fails by panicking"
-)]
+#![allow(unsafe_code, reason = "the test maps what stands for a guest's memory")]
 
 use std::ffi::c_void;
 use std::fs::File;
