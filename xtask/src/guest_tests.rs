@@ -72,6 +72,7 @@ const ALL: &[Test] = tests![
     data::a_qcow2_written_like_its_raw_twin_compares_equal,
     endurance::four_processors_use_four_queues,
     endurance::packed_rings_carry_what_split_ones_do,
+    data::with_fixed_buffers_a_guest_reads_what_it_has_written,
     endurance::an_idle_guest_costs_no_processor_time,
     endurance::a_reloaded_driver_finds_its_disks_again,
     media::a_guest_ejects_a_medium_gets_another_and_locks_it_by_mounting,

@@ -333,6 +333,11 @@ impl Daemon {
         self.status("RssAnon:")
     }
 
+    /// The memory that the kernel holds in place for it, in KiB.
+    pub fn pinned(&self) -> Result<u64> {
+        self.status("VmPin:")
+    }
+
     /// What it holds now.
     pub fn holdings(&self) -> Result<Holdings> {
         let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?;

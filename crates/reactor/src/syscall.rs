@@ -49,7 +49,8 @@ pub enum Syscall {
 pub const DEFERRED: i32 = i32::MIN;
 
 impl Syscall {
-    /// The entry that has the kernel carry it out; `fixed` is the piece of registered memory in which its buffer lies. The caller sees to it that memory and descriptor live until then.
+    /// The entry that has the kernel carry it out; `fixed` is the piece of registered memory in which its buffer lies. The
+    /// caller sees to it that memory and descriptor live until then.
     #[inline]
     pub(crate) fn entry(self, fd: Fd, fixed: Option<u16>) -> squeue::Entry {
         match self {

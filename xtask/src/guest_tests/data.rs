@@ -1,10 +1,12 @@
 //! What is written stays written.
 
-use anyhow::Result;
+use std::time::{Duration, Instant};
 
-use super::{Figures, Lab};
+use anyhow::{Context, Result, ensure};
+
+use super::{Figures, Lab, PRELUDE};
 use crate::process::{read, tied};
-use crate::qemu::path_value;
+use crate::qemu::{Job, Machine, path_value};
 use crate::scratch::Scratch;
 use crate::storage::{Disks, create};
 
@@ -118,4 +120,55 @@ cmp /dev/lun/0:0:0:0 /dev/lun/0:0:1:0
         "nothing was written: {written}"
     );
     Ok(Vec::new())
+}
+
+pub fn with_fixed_buffers_a_guest_reads_what_it_has_written(lab: &Lab) -> Result<Figures> {
+    let scratch = Scratch::new()?;
+    let path = scratch.join("disk.raw");
+    create("raw", &path, "64M")?;
+    let mut disks = Disks::default();
+    disks.device("virtio-scsi-pci,id=scsi0,num_queues=1,fixed-buffers=on");
+    let file = path_value(&path);
+    disks.drive(&format!(
+        "file={file},format=raw,if=none,id=disk,cache=none"
+    ));
+    disks.device("scsi-hd,drive=disk,scsi-id=0");
+    let storage = lab.serve(&scratch, &disks)?;
+    let daemon = storage.daemon.as_ref().context("a test of Lunar's own")?;
+    let machine = Machine {
+        extras: true,
+        targets: Some("0".to_owned()),
+        ..lab.machine(&storage)
+    };
+    // Page by page, and in one piece, as far as the guest finds one.
+    let script = format!(
+        "{PRELUDE}{}",
+        r#"
+disk=$(readlink /dev/lun/0:0:0:0)
+echo begun
+for size in 4k 256k; do
+	fio --name=job --filename=$disk --direct=1 --ioengine=libaio --iodepth=8 --rw=randwrite --bs=$size --size=24M \
+		--verify=crc32c --verify_fatal=1 >/tmp/fio 2>&1 || { cat /tmp/fio; exit 1; }
+done
+[ -z "$(kernel_complaints)" ] || { kernel_complaints; exit 1; }
+"#
+    );
+    let mut running = machine.start(&Job::new(&script, Duration::from_secs(120)))?;
+    running.wait_for("begun")?;
+    // In the background.
+    let reaches = |what: &str, reached: fn(u64) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            match daemon.pinned()? >> 10 {
+                held if reached(held) => return Ok(held),
+                held => ensure!(Instant::now() < deadline, "{held} MiB are held {what}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let held = reaches("for the guest", |held| held >= 512)?;
+    running.finish()?.success()?;
+    reaches("without a guest", |held| held == 0)?;
+    storage.stop()?;
+    Ok(vec![format!("{held} MiB fixed")])
 }
