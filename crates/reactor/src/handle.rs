@@ -51,7 +51,7 @@ impl Handle {
 
     /// The time, in nanoseconds as [`clock`](crate::clock) tells it, when somebody first asked in this part of the turn:
     /// looking for work is one, what completed and the tasks are the other. So the clock is read twice in a turn at most,
-    /// however much there is to do.
+    /// however much there is to do, and once more after each [attempt](Handle::attempt), because that took time.
     #[inline]
     pub fn now(&self) -> u64 {
         self.ring.now()

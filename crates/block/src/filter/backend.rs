@@ -8,7 +8,7 @@
 //!
 //! There is one state for all reactors, and an *epoch* that moves whenever it changes in a way that concerns operations:
 //! a stop, whatever lets it go on, the first limit and the last, histograms. An operation looks at the epoch, and only when it has
-//! moved at the state ([`Keeper::look`]). So what is not in use is not on its way: the throttle is put in front of a
+//! moved at the state ([`BackendHandle::look`]). So what is not in use is not on its way: the throttle is put in front of a
 //! handle's image when there is a limit, and taken away again when there is none and nothing waits in it.
 
 use std::cell::{Cell, RefCell};
