@@ -363,7 +363,7 @@ pub fn more_events_than_buffers_lose_nothing(lab: &Lab) -> Result<Figures> {
 shopt -s nullglob
 has() {{ [ "$(cd /sys/class/scsi_device; echo 0:0:9:*)" = "$*" ]; }}
 # Some go while the kernel still looks what is on them.
-UNTOLD='[Dd]ev sd([c-z]|[a-z][a-z])[,:]|sd 0:0:9:[0-9]+: '
+UNTOLD='[Dd]ev sd([c-z]|[a-z][a-z])[,:]|(sd|scsi) 0:0:9:[0-9]+: '
 odd=$(for lun in $(seq 1 2 {COUNT}); do echo 0:0:9:$lun; done | sort | xargs)
 even=$(for lun in $(seq 2 2 {COUNT}); do echo 0:0:9:$lun; done | sort | xargs)
 all=$(echo $odd $even | xargs -n 1 | sort | xargs)
