@@ -75,6 +75,12 @@ impl Gate {
             if ready.next() == Some(true) {
                 return Ok(());
             }
+            // Each was looked at for itself: the front end may have died, and its successor have connected, between the looks.
+            // Whoever connects after a hang-up can be seen only after that.
+            let mut first = [PollFd::new(socket, events)];
+            if poll(&mut first, Some(&AT_ONCE)) != Ok(0) {
+                return Ok(());
+            }
             if let Some(Ok(_closed_here)) = self.listener.as_ref().map(UnixListener::accept) {
                 if *turned_away == 0 {
                     tracing::warn!("a second front end was turned away: one at a time");
@@ -118,6 +124,12 @@ impl Gate {
         }
     }
 }
+
+/// Without waiting.
+const AT_ONCE: rustix::time::Timespec = rustix::time::Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 
 /// Between two attempts to accept a connection when that fails.
 const ACCEPT_PAUSE: rustix::time::Timespec = rustix::time::Timespec {

@@ -105,11 +105,11 @@ fn a_second_front_end_is_turned_away_and_the_first_is_not_disturbed() {
 #[test]
 fn a_front_end_that_dies_is_replaced_by_the_next_without_a_gap() {
     let test = Test::start(Options::default());
-    for _ in 0..50 {
+    for _ in 0..500 {
         let mut client = test.connect();
         client.negotiate(MQ);
     }
-    assert_eq!(test.server().connections(), 50);
+    assert_eq!(test.server().connections(), 500);
 }
 
 #[test]
