@@ -5,8 +5,8 @@
 //! do, each byte being old or new.
 //!
 //! What a small disk holds is in the processor's caches, and operations complete at once. On a large one everything is far
-//! away, so operations of one turn of the loop are begun before the first ends: reads have asked for what they will copy, and writes,
-//! which go past the caches ([`lunar_sgl::stream`]), wait together until their bytes are there.
+//! away, so operations of one turn of the loop are begun before the first ends: reads have asked for what they will copy,
+//! and writes, which go past the caches ([`lunar_sgl::stream`]), wait together until their bytes are there.
 #![allow(
     unsafe_code,
     reason = "the disk is one mapping that all reactors copy from and to without a lock"

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
 };
+use rustix::time::Timespec;
 use vhost::vhost_user::message::MAX_MSG_SIZE;
 
 use crate::message::{FramingError, MAX_DESCRIPTORS, Message, MessageReader, Reply};
@@ -78,7 +79,7 @@ impl Gate {
             // Each was looked at for itself: the front end may have died, and its successor have connected, between the looks.
             // Whoever connects after a hang-up can be seen only after that.
             let mut first = [PollFd::new(socket, events)];
-            if poll(&mut first, Some(&AT_ONCE)) != Ok(0) {
+            if poll(&mut first, Some(&Timespec::default())) != Ok(0) {
                 return Ok(());
             }
             if let Some(Ok(_closed_here)) = self.listener.as_ref().map(UnixListener::accept) {
@@ -125,14 +126,8 @@ impl Gate {
     }
 }
 
-/// Without waiting.
-const AT_ONCE: rustix::time::Timespec = rustix::time::Timespec {
-    tv_sec: 0,
-    tv_nsec: 0,
-};
-
 /// Between two attempts to accept a connection when that fails.
-const ACCEPT_PAUSE: rustix::time::Timespec = rustix::time::Timespec {
+const ACCEPT_PAUSE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };

@@ -188,6 +188,12 @@ pub(crate) struct Port {
 }
 
 impl Port {
+    /// One of its rings is served from now on.
+    fn take_up(&self, role: &Role, ring: &mut Ring) {
+        role.coalesce(ring, self.coalescing);
+        self.fix(role, ring.memory());
+    }
+
     /// Has the kernel know the memory of a ring on which there are commands, and no other, if it is to know any.
     fn fix(&self, role: &Role, memory: &GuestMemory) {
         if let Some(fixed) = &self.fixed
@@ -305,8 +311,7 @@ impl Worker {
         )?;
         ring.set_enabled(start.enabled);
         let role = Role::of(start.index);
-        role.coalesce(&mut ring, port.coalescing);
-        port.fix(&role, ring.memory());
+        port.take_up(&role, &mut ring);
         entry.insert(Queue {
             nexus: start.nexus,
             index: start.index,
@@ -544,11 +549,13 @@ impl App for Worker {
                 memory,
                 done,
             } => {
-                let port = self.ports.get(&nexus);
+                let Some(port) = self.ports.get(&nexus) else {
+                    return;
+                };
                 for (_, queue) in &mut self.queues {
                     if queue.nexus == nexus {
                         queue.ring.set_memory(memory.clone(), done.clone());
-                        port.inspect(|port| port.fix(&queue.role, &memory));
+                        port.fix(&queue.role, &memory);
                     }
                 }
             }
@@ -593,8 +600,7 @@ impl App for Worker {
                 let mut ring = Ring::resume(&self.bench.reactor, entry.key(), *ring);
                 let role = Role::of(index);
                 if let Some(port) = self.ports.get(&nexus) {
-                    role.coalesce(&mut ring, port.coalescing);
-                    port.fix(&role, ring.memory());
+                    port.take_up(&role, &mut ring);
                 }
                 entry.insert(Queue {
                     nexus,

@@ -3,8 +3,8 @@
 //! Each data handle counts for itself. The time is that of the reactor's turn ([`Handle::now`](lunar_reactor::Handle::now)):
 //! nobody reads a clock for one operation. An operation begins in the turn in which its command was taken from the ring,
 //! and ends in the one in which its completion was; what began and ended in the same turn took no time, unless it was a call
-//! that was carried out in place. Waiting for a
-//! limit, or for an error to be mended, is time like any other, as the guest sees it.
+//! that was carried out in place. Waiting for a limit, or for an error to be mended, is time like any other, as the guest
+//! sees it.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

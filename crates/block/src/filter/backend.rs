@@ -7,9 +7,9 @@
 //! operation that began before that and fails after it says nothing about the device as it is now: it is begun anew.
 //!
 //! There is one state for all reactors, and an *epoch* that moves whenever it changes in a way that concerns operations:
-//! a stop, whatever lets it go on, the first limit and the last, histograms. An operation looks at the epoch, and only when it has
-//! moved at the state ([`BackendHandle::look`]). So what is not in use is not on its way: the throttle is put in front of a
-//! handle's image when there is a limit, and taken away again when there is none and nothing waits in it.
+//! a stop, whatever lets it go on, the first limit and the last, histograms. An operation looks at the epoch, and only
+//! when it has moved at the state ([`BackendHandle::look`]). So what is not in use is not on its way: the throttle is put
+//! in front of a handle's image when there is a limit, and taken away again when there is none and nothing waits in it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -109,7 +109,7 @@ impl Backend {
     pub fn stop(&self) {
         let mut state = self.shared.state();
         if !state.ended {
-            self.shared.set_stopped(&mut state, true);
+            self.shared.halt(&mut state);
         }
     }
 
@@ -118,8 +118,7 @@ impl Backend {
         let mut state = self.shared.state();
         let was = state.stopped;
         state.status = IoStatus::Ok;
-        self.shared.set_stopped(&mut state, false);
-        state.resumed = self.shared.change();
+        self.shared.let_go(&mut state);
         was
     }
 
@@ -194,7 +193,7 @@ impl Filter for Backend {
     fn release(&self) {
         let mut state = self.shared.state();
         state.ended = true;
-        self.shared.set_stopped(&mut state, false);
+        self.shared.let_go(&mut state);
         drop(state);
         self.shared.membership.end_waits();
     }
@@ -211,15 +210,20 @@ impl Shared {
         self.epoch.fetch_add(1, Ordering::Release) + 1
     }
 
-    fn set_stopped(&self, state: &mut State, stopped: bool) {
-        if state.stopped != stopped {
-            state.stopped = stopped;
+    /// Operations that come wait from now on.
+    fn halt(&self, state: &mut State) {
+        if !state.stopped {
+            state.stopped = true;
             self.change();
         }
-        if !stopped {
-            for waker in state.waiting.drain(..) {
-                waker.wake();
-            }
+    }
+
+    /// Those that wait go on, in an epoch of their own: what began before it is old news.
+    fn let_go(&self, state: &mut State) {
+        state.stopped = false;
+        state.resumed = self.change();
+        for waker in state.waiting.drain(..) {
+            waker.wake();
         }
     }
 
@@ -252,7 +256,7 @@ impl Shared {
                     false => IoStatus::Failed,
                 };
             }
-            self.set_stopped(&mut state, true);
+            self.halt(&mut state);
         }
         drop(state);
         (self.listener)(PolicyEvent::Failed(Failure {

@@ -67,7 +67,7 @@ impl Controller {
         self.add_port(fresh, state.coalescing)?;
         self.set_sizes(fresh, state.sizes)?;
         for (target, lun, unit) in state.units.iter() {
-            self.attach_on_workers(fresh, target, lun, unit)?;
+            self.put_on_workers(fresh, target, lun, unit, Message::Attach)?;
         }
         Ok(())
     }

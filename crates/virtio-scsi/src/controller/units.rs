@@ -95,7 +95,7 @@ impl Controller {
             lun,
             source,
         })?;
-        let attached = self.attach_on_workers(state.members(), target, lun, &unit);
+        let attached = self.put_on_workers(state.members(), target, lun, &unit, Message::Attach);
         if let Err(error) = attached {
             let _: Result<(), Error> = self.detach_from_workers(state.members(), target, lun);
             unit.state().remove_nexus(self.nexus);
@@ -173,16 +173,6 @@ impl Controller {
         self.report(&state, changed)
     }
 
-    pub(super) fn attach_on_workers(
-        &self,
-        members: &[usize],
-        target: u8,
-        lun: u16,
-        unit: &Arc<dyn LogicalUnit>,
-    ) -> Result<(), Error> {
-        self.put_on_workers(members, target, lun, unit, Message::Attach)
-    }
-
     fn replace_on_workers(
         &self,
         members: &[usize],
@@ -198,7 +188,8 @@ impl Controller {
         replaced
     }
 
-    fn put_on_workers(
+    /// Has these workers put a unit at an address, in the way that the message says.
+    pub(super) fn put_on_workers(
         &self,
         members: &[usize],
         target: u8,
